@@ -1,0 +1,1 @@
+"""loramem writes knowledge into LoRA modules on a frozen language model, reads it back, and measures it."""

@@ -1,0 +1,194 @@
+"""The frozen model: loaded once, resident, never written to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from loramem.base.fingerprint import fingerprint, weight_files
+from loramem.base.prompts import PromptBuilder
+from loramem.core.errors import InputError, nearest
+from loramem.core.files import read_json
+
+EMBEDDED = "embedded"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Base:
+    """A frozen causal language model with its tokenizer.
+
+    Attributes:
+        name: What the user called it.
+        model: In eval mode, no parameter requires a gradient.
+        tokenizer: Its Hugging Face tokenizer.
+        fingerprint: Identity of weights, architecture and tokenizer.
+        device, dtype: Where and in which precision it computes.
+        context_length: Longest sequence in tokens.
+        prompts: The one prompt and label builder, for this tokenizer.
+        card: What is known about it (the embedded base's measured card; empty for others).
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+    device: torch.device
+    dtype: torch.dtype
+    context_length: int
+    prompts: PromptBuilder
+    card: dict
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def embedded_folder() -> Path:
+    """The folder of the base that is shipped with the package."""
+    return Path(str(resources.files("loramem.base") / "embedded"))
+
+
+def resolve(name: str, *, offline: bool = False, revision: str | None = None) -> Path:
+    """The local folder of a base: `embedded`, a path, or a hub id (downloaded to the hub's cache unless `offline`).
+
+    Raises:
+        InputError: the folder is no checkpoint, or the hub id cannot be had; says what to do.
+    """
+    if name == EMBEDDED:
+        return embedded_folder()
+    path = Path(name).expanduser()
+    if path.exists():
+        if not path.is_dir():
+            raise InputError(f"base {name!r} is a file; give the folder that holds config.json")
+        if not (path / "config.json").exists():
+            raise InputError(f"base {name!r}: no config.json in that folder; give the folder of a Hugging Face checkpoint")
+        return path
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise InputError(f"base {name!r} is neither {EMBEDDED!r}, nor an existing folder, nor a hub id such as Qwen/Qwen3-0.6B; {nearest(name, [EMBEDDED])}")
+    from huggingface_hub import snapshot_download  # imported here: only a hub id needs it
+    from huggingface_hub.errors import HFValidationError
+
+    offline = offline or os.environ.get("HF_HUB_OFFLINE") == "1"
+    try:
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline))
+    except HFValidationError as error:
+        raise InputError(f"base {name!r} is no valid hub id: {error}") from None
+    except Exception as error:  # the hub client raises a dozen kinds: all mean "not to be had"
+        how = "it is not in the local cache and --offline was given" if offline else f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        raise InputError(
+            f"base {name!r} cannot be had: {how}. On a machine with a network run "
+            f"'loramem base prepare {name} --to DIR', copy DIR here, and give --base DIR"
+        ) from None
+
+
+def choose_device(device: str | None) -> torch.device:
+    """`None` or `auto`: CUDA where present, else CPU. Raises `InputError` for a device that is not there."""
+    if device in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(str(device))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; allowed here: auto, cpu" + (", cuda" if torch.cuda.is_available() else "")) from None
+    return chosen
+
+
+def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    """`None` or `auto`: float32 on CPU (exact, and no slower for small bases), bfloat16 on CUDA."""
+    if dtype in (None, "auto"):
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; {nearest(str(dtype), [*DTYPES, 'auto'])}")
+    return DTYPES[str(dtype)]
+
+
+def load_base(
+    name: str = EMBEDDED,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    offline: bool = False,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Base:
+    """Load a frozen base: the embedded one, a local checkpoint folder, or a hub id.
+
+    No code of the checkpoint runs unless `trust_remote_code`; weights are read from safetensors only.
+
+    Raises:
+        InputError: unknown name, damaged or pickled checkpoint, unknown device or dtype.
+    """
+    where = choose_device(device)
+    precision = choose_dtype(dtype, where)
+    folder = resolve(name, offline=offline, revision=revision)
+    weight_files(folder)
+    options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=precision, use_safetensors=True, **options)
+    except Exception as error:  # transformers raises many kinds for a damaged checkpoint; all are bad input here
+        raise InputError(f"base {name!r} does not load: {type(error).__name__}: {str(error).splitlines()[0][:300]}") from None
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise InputError(
+            f"base {name!r}: the tokenizer has {len(tokenizer)} tokens, the model {model.get_input_embeddings().weight.shape[0]} embeddings"
+        )
+    model.to(where).eval().requires_grad_(False)
+    model.generation_config = GenerationConfig()  # decoding settings are ours and recorded, not the checkpoint's
+    text = model.config.get_text_config()
+    length = int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", 0) or 2048)
+    card = folder / "card.json"
+    return Base(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        fingerprint=fingerprint(folder),
+        device=where,
+        dtype=precision,
+        context_length=length,
+        prompts=PromptBuilder(tokenizer, length),
+        card=read_json(card) if card.exists() else {},
+    )
+
+
+def prepare(name: str, to: Path, *, offline: bool = False, revision: str | None = None) -> Path:
+    """Copy a base into `to` (weights, config, tokenizer, card): a folder that needs no network.
+
+    Raises:
+        InputError: `to` exists and is not empty, or the base cannot be had.
+    """
+    folder = resolve(name, offline=offline, revision=revision)
+    weight_files(folder)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"{to} exists and is not an empty folder")
+    to.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja", ".md") and path.is_file():
+            shutil.copyfile(path, to / path.name)  # follows the hub cache's links
+    return to
+
+
+def describe(base: Base) -> dict:
+    """What `loramem base info` shows."""
+    return {
+        "name": base.name,
+        "architecture": type(base.model).__name__,
+        "parameters": base.parameters,
+        "fingerprint": base.fingerprint,
+        "context_length": base.context_length,
+        "vocabulary": len(base.tokenizer),
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "device": str(base.device),
+        "chat_template": base.prompts.has_chat,
+        "card": json.loads(json.dumps(base.card)),
+    }

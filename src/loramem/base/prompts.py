@@ -1,0 +1,186 @@
+"""The one builder of prompts and labels: training, every reading and every baseline go through it.
+
+A question stands in the user turn, its answer and end of turn in the assistant turn, and what is learnt
+or scored is the answer with its end of turn. Pieces are tokenised apart and joined as token ids (template
+parts are found in the rendered template, never by a marker of one family), so that the prompt of a
+reading is, id by id, the prompt of the training example. What is masked is decided by position, never by
+token id, so a tokenizer whose pad is its eos loses nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from loramem.core.errors import InputError
+
+PROMPT_VERSION = 1
+_QUESTION, _ANSWER = "QQ7question7QQ", "AA7answer7AA"
+# A base without a chat template is asked in the plain words of the published PhoneBook lines.
+_PLAIN = ("Question: ", "\nAnswer:", " ")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A training example: `ids[answer_start:]` is the answer with its end of turn."""
+
+    ids: tuple[int, ...]
+    answer_start: int
+
+
+@dataclass(frozen=True)
+class _Template:
+    """What a chat template puts around question and answer: `head` question `middle` (then `lead` answer)."""
+
+    head: str
+    middle: str
+    lead: str
+    end: tuple[int, ...]
+
+
+class PromptBuilder:
+    """Turns questions, contexts and answers into token ids for one tokenizer.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer, with or without a chat template.
+        context_length: Longest sequence the model takes, in tokens.
+    """
+
+    def __init__(self, tokenizer: Any, context_length: int):
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+
+    # -- pieces ----------------------------------------------------------------------------------
+    def tokens(self, text: str) -> list[int]:
+        """Ids of `text` alone; special tokens written in a template are recognised, none is added."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _plain_tokens(self, text: str) -> list[int]:
+        """Ids of text that comes from data: a special token written in it stays ordinary text."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def count(self, text: str) -> int:
+        """Length of `text` in tokens of the base: the unit of every size."""
+        return len(self._plain_tokens(text))
+
+    @property
+    def bos(self) -> list[int]:
+        return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+
+    @property
+    def has_chat(self) -> bool:
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @cached_property
+    def pad_id(self) -> int:
+        for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0):
+            if candidate is not None:
+                return candidate
+        raise AssertionError("0 is not None")
+
+    @cached_property
+    def end(self) -> list[int]:
+        """The token that ends an answer: the template's end of turn, or eos without a template."""
+        return list(self._template.end)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids at which decoding stops: end of turn and eos."""
+        eos = self.tokenizer.eos_token_id
+        return frozenset([*self.end, *([] if eos is None else [eos])])
+
+    @cached_property
+    def _template(self) -> _Template:
+        eos = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        if not self.has_chat:
+            return _Template(*_PLAIN, end=tuple(eos[:1]))
+        ask = [{"role": "user", "content": _QUESTION}]
+        told = [*ask, {"role": "assistant", "content": _ANSWER}]
+        # enable_thinking=False asks Qwen3-style templates for the direct form in both renderings;
+        # templates that know no such variable ignore it.
+        options = {"tokenize": False, "enable_thinking": False}
+        prompt = self.tokenizer.apply_chat_template(ask, add_generation_prompt=True, **options)
+        whole = self.tokenizer.apply_chat_template(told, **options)
+        if prompt.count(_QUESTION) != 1 or whole.count(_ANSWER) != 1:
+            raise InputError("the chat template of this base does not show a user turn and an assistant turn once each")
+        head, middle = prompt.split(_QUESTION)
+        before, after = whole.split(_ANSWER)
+        lead = before[len(prompt) :] if before.startswith(prompt) else ""
+        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+        end = [token for token in self.tokens(after) if token in special][:1] or eos[:1]
+        if self.tokenizer.bos_token and head.startswith(self.tokenizer.bos_token):
+            head = head[len(self.tokenizer.bos_token) :]  # `_head` puts exactly one back
+        return _Template(head, middle, lead, tuple(end))
+
+    def _head(self) -> list[int]:
+        return self.bos + self.tokens(self._template.head)
+
+    def _tail(self, question: str) -> list[int]:
+        return self._plain_tokens(question) + self.tokens(self._template.middle)
+
+    # -- prompts ---------------------------------------------------------------------------------
+    def chat(self, question: str, context: str | None = None) -> list[int]:
+        """The prompt of a question, up to where its answer starts; a context precedes it in the user turn."""
+        prefix, suffix = self.chat_parts(question, context)
+        return prefix + suffix
+
+    def chat_parts(self, question: str, context: str | None = None) -> tuple[list[int], list[int]]:
+        """(prefix shared by all questions on `context`, suffix of this question)."""
+        prefix = self._head()
+        if context:
+            prefix += self._plain_tokens(context) + self._plain_tokens("\n\n")
+        return prefix, self._tail(question)
+
+    def fit_context(self, context: str, questions: list[str], *, reserve: int) -> tuple[list[int], int]:
+        """The longest shared prefix that leaves room for every question and `reserve` answer tokens.
+
+        The context is cut at its end, never a question (PITFALLS 21).
+
+        Returns:
+            (prefix ids, number of context tokens cut away).
+
+        Raises:
+            InputError: a question alone does not fit.
+        """
+        head, gap = self._head(), self._plain_tokens("\n\n")
+        longest = max((len(self._tail(question)) for question in questions), default=0)
+        room = self.context_length - len(head) - len(gap) - longest - reserve
+        if room < 0:
+            raise InputError(
+                f"a question of {longest} tokens and an answer of {reserve} do not fit the base's context of {self.context_length}"
+            )
+        ids = self._plain_tokens(context)
+        return head + ids[:room] + gap, max(0, len(ids) - room)
+
+    def suffix(self, question: str) -> list[int]:
+        """What follows a shared prefix."""
+        return self._tail(question)
+
+    def cloze(self, prompt: str) -> list[int]:
+        """BOS and plain text, without a template: the prompt of a statement to be completed."""
+        return self.bos + self._plain_tokens(prompt)
+
+    def target(self, target: str) -> list[int]:
+        """Ids of ' ' + target as it continues a cloze prompt."""
+        return self._plain_tokens(" " + target)
+
+    # -- training examples -----------------------------------------------------------------------
+    def chat_example(self, question: str, answer: str, context: str | None = None) -> Encoded:
+        """A question with its answer and end of turn."""
+        prompt = self.chat(question, context)
+        return Encoded(tuple(prompt + self._plain_tokens(self._template.lead + answer) + self.end), len(prompt))
+
+    def cloze_example(self, prompt: str, target: str) -> Encoded:
+        """Plain prompt + " " + target; nothing ends it, as nothing ends the published statements."""
+        start = self.cloze(prompt)
+        return Encoded(tuple(start + self.target(target)), len(start))
+
+    def text_example(self, text: str) -> Encoded:
+        """BOS, text, EOS; all of it counts as the answer."""
+        eos = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        return Encoded(tuple(self.bos + self._plain_tokens(text) + eos), max(1, len(self.bos)))
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of generated ids, special tokens skipped, white space stripped."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()

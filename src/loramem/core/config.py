@@ -1,0 +1,49 @@
+"""The base of all configs: frozen, comparable, strict about unknown keys, cheap to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from loramem.core.errors import Faults, nearest
+
+
+class Config(BaseModel):
+    """Frozen pydantic model that refuses unknown keys, NaN and infinity.
+
+    `identity()` is what enters a hash: JSON with defaults left out, so that a new field with a default
+    changes no existing identity.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    def identity(self) -> dict:
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def faults_of(kind: type[Config], error: ValidationError, prefix: str = "") -> list[str]:
+    """One readable line per fault of a failed validation: where, what was given, what is allowed."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        where = ".".join([prefix, *map(str, fault["loc"])] if prefix else map(str, fault["loc"]))
+        given = fault.get("input")
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key; {nearest(str(fault['loc'][-1]), kind.model_fields)}")
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            shown = "" if isinstance(given, dict | list | tuple) else f" (given {given!r})"
+            lines.append(f"{where or kind.__name__}: {message}{shown}")
+    return lines
+
+
+def parse(kind: type[C], value: Mapping[str, Any], prefix: str = "") -> C:
+    """Validate `value` as `kind`. Raises `Faults` with every fault of it at once."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise Faults(faults_of(kind, error, prefix)) from None

@@ -1,0 +1,91 @@
+"""Configs of one LoRA module: its shape, its objective, its budget, its optimiser.
+
+All are frozen, refuse unknown keys, and are cheap to import. Their JSON with defaults left out is what
+enters a module's identity, so adding a field with a default changes no existing hash.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from loramem.core.config import Config
+
+
+class LoraSpec(Config):
+    """The shape of a module (the `spec` of a study file)."""
+
+    rank: Annotated[int, Field(ge=1, le=65536)]
+    """Inner dimension of the update B A."""
+    alpha: Annotated[float, Field(gt=0)] | Literal["rank"] = "rank"
+    """Numerator of the scale alpha / rank; `rank` makes the scale 1, as in the paper's grids."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """`all-linear` (all but the output head), `attention`, `mlp`, or names such as [q_proj, v_proj]."""
+    layers: str | tuple[int, ...] = "all"
+    """`all`, `first-half`, `second-half`, or layer numbers."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a target's inputs dropped before A while training."""
+    variant: Literal["lora"] = "lora"
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha == "rank" else float(self.alpha) / self.rank
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _targets(cls, value):
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _layers(cls, value):
+        if isinstance(value, list):
+            return tuple(value)
+        if isinstance(value, str) and value not in ("all", "first-half", "second-half"):
+            raise ValueError("layers must be all, first-half, second-half, or a list of layer numbers")
+        return value
+
+
+class Objective(Config):
+    """What is minimised. `ntp`: mean cross-entropy (nats per token) of the next token."""
+
+    name: Literal["ntp"] = "ntp"
+    loss_on: Literal["answer", "all"] = "answer"
+    """`answer`: the answer and its end of turn. `all`: every token after the first."""
+
+
+class Budget(Config):
+    """How long a module trains: exactly one of `steps` and `exposures`."""
+
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps, whatever the amount of data."""
+    exposures: Annotated[float, Field(gt=0)] | None = None
+    """Times every example is seen; steps = ceil(exposures * examples / batch)."""
+
+    @model_validator(mode="after")
+    def _one(self):
+        if (self.steps is None) == (self.exposures is None):
+            raise ValueError("give exactly one of steps and exposures")
+        return self
+
+    def steps_for(self, examples: int, batch: int) -> int:
+        if self.steps is not None:
+            return self.steps
+        assert self.exposures is not None
+        return max(1, -(-int(self.exposures * examples) // batch))
+
+
+class Optimizer(Config):
+    """AdamW (betas 0.9, 0.999, eps 1e-8, decay 0 by default) and its schedule."""
+
+    lr: Annotated[float, Field(gt=0)]
+    batch: Annotated[int, Field(ge=1)] = 8
+    """Examples per step of one module."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """After warm-up: constant, or down to 0 at the last step."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps in which lr rises linearly from 0."""
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest L2 norm of a module's gradient, measured over that module alone; None: no clipping."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0

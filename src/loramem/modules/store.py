@@ -1,0 +1,130 @@
+"""The store: finished things in folders named by the hash of what made them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from loramem.core.errors import Corrupt, InputError, UnknownName, nearest
+from loramem.core.files import clear_temporary, new_folder, read_marker, write_json, write_jsonl
+from loramem.modules import peft_format
+from loramem.modules.spec import LoraSpec
+
+MODULE_MARKER = "recipe.json"
+READING_MARKER = "reading.json"
+
+
+def default_store() -> Path:
+    """`$LORAMEM_STORE`, else ~/.cache/loramem."""
+    return Path(os.environ.get("LORAMEM_STORE") or Path.home() / ".cache" / "loramem")
+
+
+@dataclass(frozen=True)
+class StoredModule:
+    """A finished module: its id, its recipe, and where it lies."""
+
+    id: str
+    recipe: dict
+    folder: Path
+
+    def load(self) -> tuple[LoraSpec, dict[str, Tensor]]:
+        """Spec and tensors. Raises `Corrupt` when the files do not hold what the recipe says."""
+        try:
+            return peft_format.load(self.folder)
+        except InputError as error:
+            raise Corrupt(f"module {self.id[:12]}: {error}; delete it and train it again") from None
+
+
+class Store:
+    """Modules and readings, content-addressed; safe for several processes at once.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+
+    def __init__(self, root: Path | str | None = None):
+        self.root = Path(root).expanduser() if root else default_store()
+        try:
+            for name in ("modules", "readings", "supervision", "sources"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"store {self.root}: {error.strerror}") from None
+        if not os.access(self.root, os.W_OK):
+            raise InputError(f"store {self.root} cannot be written")
+        clear_temporary(self.root)
+
+    # -- modules ---------------------------------------------------------------------------------
+    def module_folder(self, identity: str) -> Path:
+        return self.root / "modules" / identity
+
+    def has_module(self, identity: str) -> bool:
+        return (self.module_folder(identity) / MODULE_MARKER).exists()
+
+    def put_module(
+        self,
+        identity: str,
+        recipe: dict,
+        spec: LoraSpec,
+        tensors: dict[str, Tensor],
+        *,
+        model: Any,
+        base_name: str,
+        log: Sequence[dict],
+        ledger: dict,
+        extra: dict | None = None,
+    ) -> None:
+        """Save a finished module; `recipe.json` is written last, its presence means complete."""
+        body = {"id": identity, "recipe": recipe, **(extra or {})}
+        with new_folder(self.module_folder(identity), marker=MODULE_MARKER, marker_value=lambda: body) as folder:
+            peft_format.save(folder, spec, tensors, model=model, base_name=base_name)
+            write_jsonl(folder / "training.jsonl", log)
+            write_json(folder / "ledger.json", ledger)
+
+    def module(self, identity: str) -> StoredModule:
+        """A finished module by id or unique prefix."""
+        full = self.find("modules", identity)
+        marker = read_marker(self.module_folder(full) / MODULE_MARKER)
+        return StoredModule(full, marker["recipe"], self.module_folder(full))
+
+    def modules(self) -> list[StoredModule]:
+        folders = sorted((self.root / "modules").iterdir())
+        return [self.module(folder.name) for folder in folders if (folder / MODULE_MARKER).exists()]
+
+    def delete_module(self, identity: str) -> str:
+        """Remove a module for good; returns its full id. The marker goes first, so no reader sees a part."""
+        full = self.find("modules", identity)
+        folder = self.module_folder(full)
+        (folder / MODULE_MARKER).unlink()
+        shutil.rmtree(folder)
+        return full
+
+    # -- readings --------------------------------------------------------------------------------
+    def reading_folder(self, identity: str) -> Path:
+        return self.root / "readings" / identity
+
+    def has_reading(self, identity: str) -> bool:
+        return (self.reading_folder(identity) / READING_MARKER).exists()
+
+    def put_reading(self, identity: str, reading: dict, predictions: Sequence[dict], ledger: dict) -> None:
+        """Save finished predictions; they never change once written."""
+        body = {"id": identity, "reading": reading, "ledger": ledger}
+        with new_folder(self.reading_folder(identity), marker=READING_MARKER, marker_value=lambda: body) as folder:
+            write_jsonl(folder / "predictions.jsonl", predictions)
+
+    # -- names -----------------------------------------------------------------------------------
+    def find(self, kind: str, prefix: str) -> str:
+        """The full id of a unique prefix. Raises `UnknownName` when none or several match."""
+        marker = MODULE_MARKER if kind == "modules" else READING_MARKER
+        known = [folder.name for folder in (self.root / kind).iterdir() if (folder / marker).exists()]
+        matches = [name for name in known if prefix and name.startswith(prefix)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise UnknownName(f"{kind[:-1]} {prefix!r} is not unique: {', '.join(name[:16] for name in matches[:5])}")
+        raise UnknownName(f"no {kind[:-1]} {prefix!r} in {self.root}; {nearest(prefix, [name[:12] for name in known][:20])}")

@@ -1,0 +1,1 @@
+"""Rebuilds the embedded base from nothing but generated worlds: tokenizer, curriculum, training, card."""
