@@ -165,6 +165,19 @@ class PromptBuilder:
         """Ids of ' ' + target as it continues a cloze prompt."""
         return self._plain_tokens(" " + target)
 
+    def fit_statements(self, context: str, pairs: list[tuple[str, str]]) -> tuple[list[int], int, list[tuple[list[int], list[int]]]]:
+        """A context before plain statements: (prefix ids, context tokens cut, (prompt ids, target ids) of each pair).
+
+        The prompt of a statement follows the context after a space, as the next sentence of the same text.
+        """
+        parts = [(self._plain_tokens(" " + prompt), self.target(target)) for prompt, target in pairs]
+        longest = max((len(prompt) + len(target) for prompt, target in parts), default=0)
+        room = self.context_length - len(self.bos) - longest
+        if room < 0:
+            raise InputError(f"a statement of {longest} tokens does not fit the base's context of {self.context_length}")
+        ids = self._plain_tokens(context)
+        return self.bos + ids[:room], max(0, len(ids) - room), parts
+
     # -- training examples -----------------------------------------------------------------------
     def chat_example(self, question: str, answer: str, context: str | None = None) -> Encoded:
         """A question with its answer and end of turn."""

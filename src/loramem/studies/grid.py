@@ -1,0 +1,116 @@
+"""Grids: lists become cells, scales and --set change paths, and every fault is found before anything is spent."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from loramem.core.errors import Faults, InputError, nearest
+
+# Fields whose own value may be a list; a list is an axis there only if it holds lists or group names.
+_LIST_VALUED = {"targets", "layers"}
+_GROUPS = {"all-linear", "attention", "mlp", "all", "first-half", "second-half"}
+
+
+def set_path(tree: dict, path: str, value: Any) -> None:
+    """Set `a.b.c` in nested mappings. Raises `InputError` when the path runs through a value.
+
+    >>> tree = {"a": {"b": 1}}; set_path(tree, "a.c", 2); tree
+    {'a': {'b': 1, 'c': 2}}
+    """
+    *parents, last = path.split(".")
+    node: Any = tree
+    for depth, key in enumerate(parents):
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise InputError(f"--set {path}: {'.'.join(parents[: depth + 1])} holds a value, not settings")
+    node[last] = value
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`a.b=[1,2]` as a path and a YAML-typed value.
+
+    >>> parse_assignment("modules.spec.rank=[2,8]")
+    ('modules.spec.rank', [2, 8])
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip() or any(not part for part in path.strip().split(".")):
+        raise InputError(f"--set {text!r}: give PATH=VALUE, e.g. modules.spec.rank=[2,8]")
+    try:
+        return path.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {text!r}: the value is not YAML ({str(error).splitlines()[0]})") from None
+
+
+def resolve(document: Mapping[str, Any], scale: str, assignments: Sequence[str]) -> dict:
+    """The study's body with a scale and --set applied; `scales` itself is left out."""
+    body = copy.deepcopy(dict(document))
+    scales = body.pop("scales", {}) or {}
+    faults = []
+    if scale != "quick":
+        if scale not in scales:
+            raise InputError(f"this study has no scale {scale!r}; {nearest(scale, ['quick', *scales])}")
+        for path, value in scales[scale].items():
+            set_path(body, str(path), copy.deepcopy(value))
+    for text in assignments:
+        try:
+            set_path(body, *parse_assignment(text))
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise Faults(faults)
+    return body
+
+
+def is_axis(field: str, value: Any) -> bool:
+    """Whether `value` is a list of alternatives rather than one value."""
+    if not isinstance(value, list):
+        return False
+    if field in _LIST_VALUED:
+        return bool(value) and all(isinstance(item, list) or item in _GROUPS for item in value)
+    return True
+
+
+def expand(section: Mapping[str, Any], *, source: str) -> Iterator[dict[str, Any]]:
+    """Every point of a grid of nested mappings of lists, for one source.
+
+    A mapping in place of a value chooses by rank (`lr: {1: 0.01, 4: 0.003}`) or by the source's name
+    (`exposures: {phonebook: 100, counterfact: 60}`).
+
+    >>> points = list(expand({"spec": {"rank": [1, 4]}, "optimizer": {"lr": {1: 0.1, 4: 0.2}}}, source="phonebook"))
+    >>> [(p["spec"]["rank"], p["optimizer"]["lr"]) for p in points]
+    [(1, 0.1), (4, 0.2)]
+    """
+    axes: list[tuple[str, str, list]] = []
+    fixed: dict[str, dict[str, Any]] = {}
+    for part, fields in section.items():
+        if not isinstance(fields, Mapping):
+            raise InputError(f"modules.{part}: must be settings (key: value), not {fields!r}")
+        fixed[part] = {}
+        for field, value in fields.items():
+            if isinstance(value, Mapping) and source in value:
+                value = value[source]
+            if is_axis(field, value):
+                if not value:
+                    raise InputError(f"modules.{part}.{field}: an empty list has no cells")
+                axes.append((part, field, value))
+            else:
+                fixed[part][field] = value
+    for chosen in itertools.product(*(values for _, _, values in axes)):
+        point = copy.deepcopy(fixed)
+        for (part, field, _), value in zip(axes, chosen, strict=True):
+            point[part][field] = value
+        rank = point.get("spec", {}).get("rank")
+        for part, fields in point.items():
+            for field, value in fields.items():
+                if isinstance(value, Mapping):
+                    if rank not in value:
+                        raise InputError(
+                            f"modules.{part}.{field}: no value for rank {rank} or source {source!r}; it has {', '.join(map(str, value))}"
+                        )
+                    fields[field] = value[rank]
+        yield point
