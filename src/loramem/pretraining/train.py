@@ -66,15 +66,15 @@ def curriculum(final_steps: int) -> tuple[Stage, ...]:
     common = Part("common", 48, lambda rng: data.common(rng, count=4))
     stages = [
         Stage(f"induction-{length}", (Part("induction", 4096 // length, length=length),), 2500, until)
-        for length, until in ((32, 0.15), (64, 0.12), (128, 0.12))
+        for length, until in ((32, 0.16), (64, 0.16), (128, 0.16))
     ]
     keep = Part("induction", 24, length=64, weight=0.3)
     stages += [
-        Stage("lookup-2-one-form", (Part("lookup", 96, _lookup((2,), 1)), keep), 500, 0.12),
-        Stage("lookup-2", (Part("lookup", 96, _lookup((2,), FORMS)), common, keep), 500, 0.12),
-        Stage("lookup-4", (Part("lookup", 56, _lookup((2, 4), FORMS)), common, keep), 400, 0.12),
-        Stage("lookup-8", (Part("lookup", 32, _lookup((2, 4, 8, 8), FORMS)), common, Part("reading", 16, _reading(2, 6))), 400, 0.12),
-        Stage("lookup-16", (Part("lookup", 16, _lookup((4, 8, 16, 16), FORMS)), common, Part("reading", 12, _reading(2, 12))), 300, 0.12),
+        Stage("lookup-2-one-form", (Part("lookup", 96, _lookup((2,), 1)), keep), 500, 0.15),
+        Stage("lookup-2", (Part("lookup", 96, _lookup((2,), FORMS)), common, keep), 500, 0.15),
+        Stage("lookup-4", (Part("lookup", 56, _lookup((2, 4), FORMS)), common, keep), 400, 0.15),
+        Stage("lookup-8", (Part("lookup", 32, _lookup((2, 4, 8, 8), FORMS)), common, Part("reading", 16, _reading(2, 6))), 400, 0.15),
+        Stage("lookup-16", (Part("lookup", 16, _lookup((4, 8, 16, 16), FORMS)), common, Part("reading", 12, _reading(2, 12))), 300, 0.15),
     ]
     final = (
         Part("lookup", 12, _lookup((2, 4, 8, 12, 16, 24, 32, 32), FORMS)),

@@ -1,0 +1,98 @@
+"""Modules on disk in PEFT's own form: what is saved loads in PEFT and in vLLM, and computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from loramem.core.errors import InputError
+from loramem.core.files import read_json, write_json
+from loramem.modules.bank import PEFT_PREFIX
+from loramem.modules.spec import LoraSpec
+from loramem.modules.targets import layer_of, linears, resolve_layers, resolve_targets
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def save(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor], *, model: Any, base_name: str) -> None:
+    """Write adapter_config.json and adapter_model.safetensors.
+
+    `loramem_spec` in the config keeps the spec as it was written (`all-linear`, `first-half`); PEFT ignores
+    what it does not know only in its own keys, so it goes into the weights' metadata instead.
+    """
+    names = resolve_targets(model, spec)
+    layers = linears(model)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "inference_mode": True,
+        "r": spec.rank,
+        "lora_alpha": spec.scale * spec.rank,
+        "lora_dropout": spec.dropout,
+        "bias": "none",
+        "fan_in_fan_out": any(isinstance(layers[name], Conv1D) for name in names),
+        "target_modules": sorted({name.rsplit(".", 1)[-1] for name in names}),
+        "use_rslora": False,
+        "use_dora": False,
+    }
+    if spec.layers != "all":
+        count = 1 + max(layer for name in layers if (layer := layer_of(name)) is not None)
+        config["layers_to_transform"] = resolve_layers(spec, count)
+    # names may be ambiguous by suffix alone (GPT-2's two c_proj): then the full names are listed
+    ambiguous = {name for name in layers if name.rsplit(".", 1)[-1] in config["target_modules"]}
+    if "layers_to_transform" not in config and ambiguous != set(names):
+        config["target_modules"] = names
+    elif "layers_to_transform" in config and {name for name in ambiguous if layer_of(name) in config["layers_to_transform"]} != set(names):
+        config["target_modules"] = names
+        del config["layers_to_transform"]
+    write_json(folder / CONFIG, config)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt", "loramem_spec": spec.model_dump_json()})
+
+
+def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
+    """Spec and tensors of a saved adapter.
+
+    Raises:
+        InputError: files missing, pickled, damaged, of another kind than plain LoRA, or of shapes that
+            contradict the config.
+    """
+    if not (folder / WEIGHTS).exists():
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        hint = f" (found {', '.join(pickles)}: pickled weights can run code and are refused)" if pickles else ""
+        raise InputError(f"{folder}: no {WEIGHTS}{hint}")
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise InputError(f"{folder / CONFIG}: not a LoRA adapter")
+    for key, plain in (("use_rslora", False), ("use_dora", False), ("bias", "none"), ("rank_pattern", {}), ("alpha_pattern", {}), ("modules_to_save", None)):
+        if config.get(key, plain) not in (plain, None):
+            raise InputError(f"{folder / CONFIG}: {key} = {config[key]!r} is not supported; only plain LoRA adapters are")
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except Exception as error:  # safetensors raises its own untyped errors on damaged files
+        raise InputError(f"{folder / WEIGHTS}: not a readable safetensors file ({error})") from None
+    rank = config.get("r")
+    for name, tensor in tensors.items():
+        inner = tensor.shape[0] if ".lora_A." in name else tensor.shape[-1]
+        if not name.startswith(PEFT_PREFIX) or tensor.ndim != 2 or inner != rank:
+            raise InputError(f"{folder / WEIGHTS}: {name} of shape {tuple(tensor.shape)} does not fit rank {rank}")
+    if "loramem_spec" in metadata:
+        return LoraSpec.model_validate_json(metadata["loramem_spec"]), tensors
+    targets = config.get("target_modules")
+    layers = config.get("layers_to_transform")
+    return (
+        LoraSpec(
+            rank=rank, alpha=config.get("lora_alpha", rank), dropout=config.get("lora_dropout", 0.0),
+            targets=tuple(targets) if isinstance(targets, list) else targets,
+            layers="all" if layers is None else tuple(layers),
+        ),
+        tensors,
+    )  # fmt: skip

@@ -1,0 +1,90 @@
+"""Which matrices of a model a module attaches to, for any family, by structure and not by family name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from loramem.core.errors import InputError, nearest
+from loramem.modules.spec import LoraSpec
+
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """`nn.Linear`, or GPT-2's transposed `Conv1D`."""
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def features(module: nn.Module) -> tuple[int, int]:
+    """(in, out) of a linear layer; Conv1D keeps its weight as [in, out]."""
+    weight = module.weight
+    return (weight.shape[0], weight.shape[1]) if isinstance(module, Conv1D) else (weight.shape[1], weight.shape[0])
+
+
+def linears(model: Any) -> dict[str, nn.Module]:
+    """Every linear layer but the output head, by full name, in the model's order (PEFT's `all-linear`)."""
+    head = model.get_output_embeddings()
+    return {name: module for name, module in model.named_modules() if is_linear(module) and module is not head}
+
+
+def layer_of(name: str) -> int | None:
+    """The layer number in a full module name.
+
+    >>> layer_of("model.layers.3.mlp.up_proj"), layer_of("lm_head")
+    (3, None)
+    """
+    found = _LAYER.search(name)
+    return int(found.group(1)) if found else None
+
+
+def group_of(name: str) -> str:
+    """`attention` or `mlp`, from the path: families differ in names, not in this."""
+    return "attention" if any("attn" in part or "attention" in part for part in name.split(".")) else "mlp"
+
+
+def resolve_layers(spec: LoraSpec, count: int) -> list[int]:
+    """Layer numbers of a spec, for a model of `count` layers. Raises `InputError` outside them."""
+    if spec.layers == "all":
+        return list(range(count))
+    if spec.layers == "first-half":
+        return list(range(count // 2))
+    if spec.layers == "second-half":
+        return list(range(count // 2, count))
+    chosen = sorted(set(int(layer) for layer in spec.layers))
+    wrong = [layer for layer in chosen if not 0 <= layer < count]
+    if wrong or not chosen:
+        raise InputError(f"layers {wrong or 'none'}: this base has layers 0..{count - 1}")
+    return chosen
+
+
+def resolve_targets(model: Any, spec: LoraSpec) -> list[str]:
+    """Full names of the linear layers a spec attaches to, in the model's order.
+
+    Raises:
+        InputError: a target or layer the model does not have, with the nearest guess.
+    """
+    names = list(linears(model))
+    count = 1 + max((layer for name in names if (layer := layer_of(name)) is not None), default=-1)
+    layers = set(resolve_layers(spec, count))
+    within = [name for name in names if layer_of(name) in layers or (layer_of(name) is None and spec.layers == "all")]
+    if spec.targets == "all-linear":
+        return within
+    if spec.targets in ("attention", "mlp"):
+        return [name for name in within if group_of(name) == spec.targets]
+    wanted: Sequence[str] = (spec.targets,) if isinstance(spec.targets, str) else spec.targets
+    suffixes = {name.rsplit(".", 1)[-1] for name in names}
+    for target in wanted:
+        if target not in suffixes:
+            raise InputError(f"unknown target {target!r}; {nearest(target, [*suffixes, 'all-linear', 'attention', 'mlp'])}")
+    return [name for name in within if name.rsplit(".", 1)[-1] in wanted]
+
+
+def parameter_count(model: Any, spec: LoraSpec) -> int:
+    """Trainable parameters of a module: rank * (in + out), summed over its targets."""
+    modules = linears(model)
+    return sum(spec.rank * sum(features(modules[name])) for name in resolve_targets(model, spec))

@@ -1,0 +1,235 @@
+"""The one training loop: a pack of modules learns at once on one frozen base, each as if it were alone.
+
+Exactness: the loss of a module is the mean over its own tokens, the pack's loss their sum; order of
+examples, dropout, schedule, clipping and AdamW are each module's own. Padded length comes from the
+recipe. So neighbours never change a module, and a module equals a solo run (tests/training).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loramem.base.model import Base
+from loramem.base.prompts import Encoded
+from loramem.core.errors import InputError, RunFailed
+from loramem.core.identity import seed_from
+from loramem.modules.bank import Bank
+from loramem.modules.spec import LoraSpec, Objective, Optimizer
+from loramem.training.optimizer import BankedAdamW
+from loramem.training.schedule import factor
+
+BUCKET = 8
+LOGGED = 50
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One module to be trained: everything `train_pack` needs and nothing of its neighbours.
+
+    Attributes:
+        key: Names the result, e.g. the module's id.
+        steps: Optimiser steps.
+        seed: Of initialisation, order and dropout.
+        examples: Token ids; an example longer than `length` is cut and counted.
+        length: Padded length in tokens, from the recipe (`bucket_length`).
+    """
+
+    key: str
+    spec: LoraSpec
+    objective: Objective
+    optimizer: Optimizer
+    steps: int
+    seed: int
+    examples: tuple[Encoded, ...]
+    length: int
+
+
+@dataclass
+class Trained:
+    """A finished module.
+
+    Attributes:
+        tensors: PEFT-named fp32 weights.
+        log: Rows of step, loss (mean nats per supervised token since the row before), lr, grad_norm (L2,
+            before clipping).
+        final_loss: Mean loss over the last tenth of the steps.
+        tokens, supervised_tokens: Trained on, padding not counted.
+        truncated_tokens: Tokens per epoch that were cut away.
+        seconds: Wall seconds of the pack until this module was done, shared by its members.
+    """
+
+    key: str
+    tensors: dict[str, Tensor]
+    log: list[dict]
+    final_loss: float
+    tokens: int
+    supervised_tokens: int
+    truncated_tokens: int
+    seconds: float
+
+
+def bucket_length(examples: Sequence[Encoded], limit: int) -> int:
+    """Padded length of a recipe: its longest example, rounded up to a multiple of 8, at most `limit`.
+
+    Raises:
+        InputError: no example, or an example whose answer begins beyond `limit`.
+    """
+    if not examples:
+        raise InputError("no training examples")
+    if min(len(example.ids) for example in examples) < 2 or max(example.answer_start for example in examples) >= limit:
+        raise InputError(f"a training example has no answer within the base's context of {limit} tokens")
+    return min(limit, -(-max(len(example.ids) for example in examples) // BUCKET) * BUCKET)
+
+
+class _Data:
+    """Padded tensors of one job and its own seeded order of examples."""
+
+    def __init__(self, job: TrainJob, pad_id: int, device: torch.device):
+        count = len(job.examples)
+        ids_ET = torch.full((count, job.length), pad_id, dtype=torch.long)
+        mask_ET = torch.zeros(count, job.length, dtype=torch.long)
+        learn_ET = torch.zeros(count, job.length, dtype=torch.bool)
+        self.truncated = 0
+        for row, example in enumerate(job.examples):
+            ids = example.ids[: job.length]
+            self.truncated += len(example.ids) - len(ids)
+            ids_ET[row, : len(ids)] = torch.tensor(ids)
+            mask_ET[row, : len(ids)] = 1
+            # masked by position, never by token id: the end of turn is learnt even where it is the pad token
+            learn_ET[row, (example.answer_start if job.objective.loss_on == "answer" else 1) : len(ids)] = True
+        self.ids_ET, self.mask_ET, self.learn_ET = (tensor.to(device) for tensor in (ids_ET, mask_ET, learn_ET))
+        self.lengths = mask_ET.sum(1)
+        self.supervised = learn_ET.sum(1)
+        self.count, self.seed, self.batch = count, job.seed, job.optimizer.batch
+        self.order: list[int] = []
+        self.epoch = 0
+
+    def next(self) -> Tensor:
+        """Indices `[batch]` of the next examples; epochs follow each other, so all are seen equally often."""
+        while len(self.order) < self.batch:
+            generator = torch.Generator().manual_seed(seed_from("order", self.seed, self.epoch))
+            self.order += torch.randperm(self.count, generator=generator).tolist()
+            self.epoch += 1
+        chosen, self.order = self.order[: self.batch], self.order[self.batch :]
+        return torch.tensor(chosen)
+
+
+class _Log:
+    """Loss and gradient norm of one module, reduced to about 50 rows, moved to the CPU only then."""
+
+    def __init__(self, steps: int):
+        self.every = max(1, steps // LOGGED)
+        self.rows: list[dict] = []
+        self.losses: list[Tensor] = []
+        self.window: list[Tensor] = []
+
+    def add(self, step: int, steps: int, loss: Tensor, norm: Tensor, lr: float) -> None:
+        self.window.append(loss)
+        self.losses.append(loss)
+        if step == 1 or step == steps or step % self.every == 0:
+            mean = float(torch.stack(self.window).mean())
+            self.rows.append({"step": step, "loss": mean, "lr": lr, "grad_norm": float(norm)})
+            self.window = []
+
+    def final(self) -> float:
+        return float(torch.stack(self.losses[-max(1, len(self.losses) // 10) :]).mean())
+
+
+def module_losses(base: Base, ids_BT: Tensor, mask_BT: Tensor, learn_BT: Tensor, modules: int) -> Tensor:
+    """Mean next-token cross-entropy (nats) of each module's rows, `[modules]`.
+
+    Args:
+        ids_BT, mask_BT: int64 `[modules * rows, T]`, module-major, padded on the right.
+        learn_BT: bool; True where the token is learnt. Logits are built only at positions before those.
+    """
+    positions_P = learn_BT[:, 1:].any(0).nonzero().squeeze(1)
+    output = base.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, logits_to_keep=positions_P)
+    wanted_BP = learn_BT[:, 1:][:, positions_P]
+    targets_BP = ids_BT[:, 1:][:, positions_P].masked_fill(~wanted_BP, -100)
+    logits_BPV = output.logits.float()
+    nats_BP = torch.nn.functional.cross_entropy(logits_BPV.flatten(0, 1), targets_BP.flatten(), reduction="none", ignore_index=-100)
+    nats_M = nats_BP.view(modules, -1).sum(1)
+    return nats_M / wanted_BP.view(modules, -1).sum(1)
+
+
+def train_pack(
+    base: Base,
+    jobs: Sequence[TrainJob],
+    *,
+    on_finish: Callable[[Trained], None],
+    on_fail: Callable[[str, Exception], None],
+    on_step: Callable[[int, int], None] = lambda rows, tokens: None,
+) -> None:
+    """Train `jobs` together; each is handed to `on_finish` the moment its steps are done and leaves the pack.
+
+    A module whose loss is not finite is handed to `on_fail` and leaves; the others go on unchanged.
+
+    Args:
+        jobs: Of equal length and batch (`packing.plan_packs` sees to that).
+        on_step: Called after each step with the rows and real tokens of it.
+    """
+    assert len({(job.length, job.optimizer.batch) for job in jobs}) == 1, "a pack shares length and batch"
+    began = time.perf_counter()
+    rows = jobs[0].optimizer.batch
+    bank = Bank(base.model, [job.spec for job in jobs], seeds=[job.seed for job in jobs])
+    try:
+        optimizer = BankedAdamW(bank)
+        feeds = {slot: _Data(job, base.prompts.pad_id, base.device) for slot, job in enumerate(jobs)}
+        logs = {slot: _Log(job.steps) for slot, job in enumerate(jobs)}
+        seen = {slot: [0, 0] for slot in feeds}
+        decay = {slot: job.optimizer.weight_decay for slot, job in enumerate(jobs)}
+        clip = {slot: job.optimizer.clip or math.inf for slot, job in enumerate(jobs)}
+        dropout = {slot: (job.spec.dropout, job.seed) for slot, job in enumerate(jobs) if job.spec.dropout}
+        step = 0
+        while bank.buckets:
+            order = bank.training_order()
+            batches = []
+            chosen_by = {}
+            tokens = 0
+            for slot in order:
+                feed = feeds[slot]
+                chosen = chosen_by[slot] = feed.next()
+                batches.append((feed.ids_ET[chosen], feed.mask_ET[chosen], feed.learn_ET[chosen]))
+                real = int(feed.lengths[chosen].sum())
+                seen[slot][0] += real
+                seen[slot][1] += int(feed.supervised[chosen].sum())
+                tokens += real
+            ids_BT, mask_BT, learn_BT = (torch.cat(parts) for parts in zip(*batches, strict=True))
+            with bank.active(order, rows=rows, dropout=dropout, step=step):
+                losses_M = module_losses(base, ids_BT, mask_BT, learn_BT, len(order))
+                losses_M.sum().backward()
+            finite = losses_M.detach().isfinite()
+            if not bool(finite.all()):
+                bad = [slot for slot, fine in zip(order, finite.tolist(), strict=True) if not fine]
+                for slot in bad:
+                    on_fail(jobs[slot].key, RunFailed(f"loss is not finite at step {step + 1}; lower lr ({jobs[slot].optimizer.lr})"))
+                optimizer.keep(bank.keep([slot for slot in order if slot not in bad]))
+                for slot in order:  # the step is repeated without them, on the same examples
+                    feeds[slot].order = chosen_by[slot].tolist() + feeds[slot].order
+                for bucket in bank.buckets:
+                    bucket.grad_NP.zero_()
+                continue
+            step += 1
+            lr = {slot: jobs[slot].optimizer.lr * factor(jobs[slot].optimizer.schedule, step - 1, steps=jobs[slot].steps, warmup=jobs[slot].optimizer.warmup) for slot in order}
+            norms = optimizer.step(step, lr=lr, decay=decay, clip=clip)
+            for slot, loss in zip(order, losses_M.detach(), strict=True):
+                logs[slot].add(step, jobs[slot].steps, loss, norms[slot], lr[slot])
+            on_step(rows * len(order), tokens)
+            done = [slot for slot in order if jobs[slot].steps == step]
+            for slot in done:
+                on_finish(
+                    Trained(
+                        jobs[slot].key, bank.tensors(slot), logs[slot].rows, logs[slot].final(), *seen[slot],
+                        feeds[slot].truncated, time.perf_counter() - began,
+                    )
+                )  # fmt: skip
+            if done:
+                optimizer.keep(bank.keep([slot for slot in order if slot not in done]))
+    finally:
+        bank.detach()
