@@ -10,7 +10,7 @@ from loramem.base.model import Base
 from loramem.core.errors import Faults, LoramemError
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
 from loramem.modules.targets import parameter_count
-from loramem.sources import Source, load_source
+from loramem.sources.catalogue import Source, load_source
 from loramem.studies.spec import Study
 from loramem.synthesis import Supervision, synthesize
 from loramem.training.loop import TrainJob, bucket_length

@@ -16,7 +16,7 @@ from loramem.core.errors import Faults, InputError, LoramemError, UnknownName, n
 from loramem.core.files import read_text
 from loramem.metrics.scorers import METRICS
 from loramem.modules.recipe import ModuleConfig
-from loramem.sources import source_config
+from loramem.sources.catalogue import source_config
 from loramem.studies import grid
 from loramem.studies.expectations import Expectation
 from loramem.synthesis import RECIPES

@@ -1,0 +1,49 @@
+"""Sources: documents and the probes asked of a memory of them.
+
+A source kind is one module with a frozen config and `build(config, count_tokens) -> list[Source]` (one
+per size), and one line in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loramem.core.config import Config, parse
+from loramem.core.errors import Faults, nearest
+from loramem.core.registry import Registry
+from loramem.sources import counterfact, phonebook
+from loramem.sources.almanac import articles
+from loramem.sources.types import Document, Probe, Record, Source
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A config type and the function that builds sources from it."""
+
+    config: type[Config]
+    build: Callable[[Any, Callable[[str], int]], list[Source]]
+    summary: str
+
+
+KINDS: Registry[SourceKind] = Registry("source")
+KINDS.add("phonebook", SourceKind(phonebook.PhoneBookConfig, phonebook.build, "names and phone numbers, generated or published slices"))
+KINDS.add("counterfact", SourceKind(counterfact.CounterFactConfig, counterfact.build, "edited facts: Almanac's common world, ROME, EasyEdit or CSV slices"))
+KINDS.add("almanac", SourceKind(articles.AlmanacConfig, articles.build, "generated articles with recall questions"))
+
+
+def source_config(value: Mapping[str, Any], where: str = "source") -> Config:
+    """Validate one entry of a study's `sources`. Raises `Faults` naming everything wrong with it."""
+    if "name" not in value:
+        raise Faults(f"{where}: no name; {nearest('', KINDS.names())}")
+    return parse(KINDS.get(str(value["name"])).config, value, where)
+
+
+def load_source(config: Config | Mapping[str, Any], count_tokens: Callable[[str], int]) -> list[Source]:
+    """Build the sources of a config, one per size, smallest first; sizes are in tokens of `count_tokens`."""
+    parsed = config if isinstance(config, Config) else source_config(config)
+    return KINDS.get(parsed.name).build(parsed, count_tokens)  # type: ignore[attr-defined]
+
+
+__all__ = ["KINDS", "Document", "Probe", "Record", "Source", "SourceKind", "load_source", "source_config"]
