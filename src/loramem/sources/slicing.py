@@ -1,0 +1,34 @@
+"""Nested slices of one fixed order, cut where the token count first exceeds the size (the published rule)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from loramem.core.errors import Faults
+
+
+def nested_slices(lines: Sequence[str], sizes: Sequence[int], count_tokens: Callable[[str], int], *, what: str) -> dict[int, int]:
+    """For each size, how many of the first `lines` make its slice.
+
+    A slice ends with the line whose tokens first carry the count above the size, so a slice is at most
+    one line longer than its size, and smaller slices begin larger ones.
+
+    Raises:
+        Faults: every size that the lines cannot reach, with the largest that they can.
+
+    >>> nested_slices(["a b", "c d", "e f"], [3, 5], lambda s: len(s.split()), what="lines")
+    {3: 2, 5: 3}
+    """
+    found: dict[int, int] = {}
+    wanted = sorted(set(sizes))
+    total = 0
+    for number, line in enumerate(lines, start=1):
+        if len(found) == len(wanted):
+            break
+        total += count_tokens(line)
+        while len(found) < len(wanted) and total > wanted[len(found)]:
+            found[wanted[len(found)]] = number
+    missing = [size for size in wanted if size not in found]
+    if missing:
+        raise Faults([f"size {size} is larger than the data: {len(lines)} {what} hold {total} tokens of this base; allowed: sizes below {total}" for size in missing])
+    return found
