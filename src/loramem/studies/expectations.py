@@ -1,0 +1,112 @@
+"""Expectations, written before the first full run, and the verdict the intervals allow."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pandas as pd
+from pydantic import Field, field_validator, model_validator
+
+from loramem.core.config import Config
+from loramem.core.errors import nearest
+
+SELECTABLE = (
+    "source", "size_tokens", "rank", "alpha", "targets", "layers", "lr", "exposures", "objective", "reading", "probe",
+    "partition", "supervision", "steps", "variant",
+)  # fmt: skip
+EXTREMES = ("smallest", "largest")
+Selector = dict[str, Any]
+
+
+class Expectation(Config):
+    """A claim about one metric: a difference between two cells, or a bound on one."""
+
+    claim: str
+    metric: str
+    probe: str = "trained"
+    """Which probes; the metrics `paraphrase` and `neighbourhood` choose their own."""
+    compare: tuple[Selector, Selector] | None = None
+    """Cells A and B: the claim holds if mean(B) - mean(A) is at least `margin`. `[largest, smallest]` is short
+    for the largest and the smallest size, both at the lowest rank, read with the module."""
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    at: Selector | None = None
+    """One cell, for the bounds."""
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @field_validator("compare", mode="before")
+    @classmethod
+    def _short(cls, value):
+        if isinstance(value, list | tuple) and len(value) == 2 and all(item in EXTREMES for item in value):
+            return tuple({"size_tokens": item, "rank": "smallest", "reading": "module"} for item in value)
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if (self.compare is None) == (self.at is None):
+            raise ValueError("give compare (two cells) or at (one cell)")
+        if self.at is not None and (self.at_least is None) == (self.at_most is None):
+            raise ValueError("a bound needs at_least or at_most")
+        for selector in [*(self.compare or ()), *([self.at] if self.at else [])]:
+            for key in selector:
+                if key not in SELECTABLE:
+                    raise ValueError(f"selector key {key!r} is no column of the results; {nearest(key, SELECTABLE)}")
+        return self
+
+
+def select(cells: pd.DataFrame, selector: Selector) -> pd.DataFrame:
+    """Cells (rows of per-cell means) that match; `smallest` and `largest` are taken last, among what matches."""
+    found = cells
+    for key, value in selector.items():
+        if value not in EXTREMES:
+            found = found[found[key].astype(str) == str(value)]
+    for key, value in selector.items():
+        if value in EXTREMES and found[key].notna().any():
+            edge = found[key].min() if value == "smallest" else found[key].max()
+            found = found[found[key] == edge]
+    return found
+
+
+def judge(expectation: Expectation, cells: pd.DataFrame) -> dict:
+    """Verdict `agrees`, `disagrees` or `undecided` from the intervals of the cells, never from means alone.
+
+    Args:
+        cells: One row per cell and metric with columns of `SELECTABLE` and cell, metric, mean, ci_low, ci_high, n, seeds.
+    """
+    known = cells[cells["metric"] == expectation.metric]
+    if not known["probe"].isna().all() and (known["probe"] == expectation.probe).any():
+        known = known[known["probe"] == expectation.probe]
+    selectors = list(expectation.compare or (expectation.at,))
+    chosen = []
+    for selector in selectors:
+        assert selector is not None
+        match = select(known, selector)
+        if len(match) != 1:
+            reason = "no such cell" if match.empty else f"{len(match)} cells match; name more of {', '.join(SELECTABLE[:8])}"
+            return {"claim": expectation.claim, "verdict": "undecided", "reason": f"{reason}: {selector}", "cells": []}
+        chosen.append(match.iloc[0])
+    shown = [
+        {"cell": row["cell"], "metric": row["metric"], "mean": row["mean"], "ci_low": row["ci_low"], "ci_high": row["ci_high"], "n": int(row["n"]), "seeds": int(row["seeds"])}
+        for row in chosen
+    ]
+    if any(pd.isna(row["mean"]) for row in chosen):
+        return {"claim": expectation.claim, "verdict": "undecided", "reason": "a cell has no scored item", "cells": shown}
+    if expectation.at is not None:
+        row = chosen[0]
+        if expectation.at_least is not None:
+            low, high, bound = row["ci_low"], row["ci_high"], expectation.at_least
+            text = f"{row['mean']:.3f} [{low:.3f}, {high:.3f}] against at least {bound:g}"
+        else:
+            assert expectation.at_most is not None
+            low, high, bound = -row["ci_high"], -row["ci_low"], -expectation.at_most
+            text = f"{row['mean']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}] against at most {expectation.at_most:g}"
+    else:
+        a, b = chosen
+        difference = b["mean"] - a["mean"]
+        # MOVER (Newcombe 1998): the interval of a difference from the intervals of its two independent parts
+        low = difference - ((b["mean"] - b["ci_low"]) ** 2 + (a["ci_high"] - a["mean"]) ** 2) ** 0.5
+        high = difference + ((b["ci_high"] - b["mean"]) ** 2 + (a["mean"] - a["ci_low"]) ** 2) ** 0.5
+        bound = expectation.margin
+        text = f"difference {difference:+.3f} [{low:+.3f}, {high:+.3f}] against at least {bound:g}"
+    verdict = "agrees" if low >= bound else "disagrees" if high < bound else "undecided"
+    return {"claim": expectation.claim, "verdict": verdict, "reason": text, "cells": shown}
