@@ -1,0 +1,194 @@
+"""One study from its file to its report: the order of things, and what each run folder holds."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+import yaml
+
+from loramem import __version__
+from loramem.base.model import Base, describe
+from loramem.core.errors import InputError
+from loramem.core.files import write_json, write_text
+from loramem.modules.store import Store
+from loramem.report.html import render
+from loramem.studies.execute import Outcome, failures_by_cell, read_missing, train_missing
+from loramem.studies.plan import Plan, make_plan
+from loramem.studies.progress import Progress
+from loramem.studies.results import collect
+from loramem.studies.spec import Study
+from loramem.studies.summary import summarise
+
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pandas")
+
+
+@dataclass
+class RunResult:
+    """Where a run lies and what it found."""
+
+    out: Path
+    report: Path
+    summary: dict
+    failures: list[dict]
+
+
+def environment(base: Base, command: str) -> dict:
+    """What produced the numbers: versions, machine, code state, base."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    return {
+        "loramem": __version__, "python": platform.python_version(), "packages": versions, "platform": platform.platform(),
+        "processor": platform.machine(), "threads": torch.get_num_threads(), "command": command, "code": code_state(),
+        "base": describe(base),
+    }  # fmt: skip
+
+
+def code_state() -> dict:
+    """Commit of the checkout this package runs from, and whether it was changed; empty outside a checkout."""
+    where = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=where, capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return {} if commit is None else {"commit": commit, "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def prepare_out(out: Path) -> Path:
+    """Make the run folder. Raises `InputError` where that is impossible."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "log.jsonl").touch()
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}") from None
+    return out
+
+
+def run_study(study: Study, base: Base, store: Store, out: Path, *, command: str = "", rows: int = 256, progress: Progress | None = None) -> RunResult:
+    """Train, read, score and report; whatever the store already holds is used, whatever finishes is kept.
+
+    Failed cells are recorded with their error and shown as holes in the report; the rest goes on.
+    """
+    out = prepare_out(out)
+    progress = progress or Progress(out / "log.jsonl")
+    began = time.time()
+    plan = make_plan(study, base)
+    header(study, base, plan, progress)
+    write_text(out / "study.yaml", yaml.safe_dump({"scale": study.scale, **study.body}, sort_keys=False, allow_unicode=True))
+    write_json(out / "environment.json", environment(base, command))
+    write_json(out / "plan.json", plan.counts())
+    outcome = Outcome()
+    train_missing(plan, base, store, outcome, progress, rows=rows)
+    read_missing(plan, base, store, outcome, progress, rows=max(32, rows))
+    results, items, examples = collect(study, plan, base, store, outcome)
+    results.to_parquet(out / "results.parquet", index=False)
+    summary = summarise(results, items, study.file.expect, metrics=study.file.metrics)
+    failures = failures_by_cell(plan, outcome, base)
+    summary["failures"] = failures
+    summary["run"] = {"study": study.name, "scale": study.scale, "version": study.file.version, "seeds": study.file.seeds}
+    write_json(out / "summary.json", summary)
+    costs = costs_of(plan, store, outcome)
+    info = {
+        "study": study.name, "question": study.file.question, "version": study.file.version, "scale": study.scale,
+        "environment": environment(base, command), "plan": plan.counts(), "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "costs": costs, "failures": failures, "examples": examples, "training": training_curves(plan, store),
+        "body": yaml.safe_dump(study.body, sort_keys=False, allow_unicode=True), "wall_seconds": time.time() - began,
+        "reused": {"modules": outcome.modules_reused, "readings": outcome.readings_reused},
+    }  # fmt: skip
+    report = render(info, results, summary, out)
+    return RunResult(out, report, summary, failures)
+
+
+def header(study: Study, base: Base, plan: Plan, progress: Progress) -> None:
+    """Two lines that say what is about to happen."""
+    counts = plan.counts()
+    progress.say(f"{study.name} ({study.scale}): {study.file.question}")
+    progress.say(
+        f"base {base.name} ({base.parameters / 1e6:.1f}M parameters, {base.device}, {str(base.dtype).removeprefix('torch.')}); "
+        f"{counts['modules']} modules, {counts['readings']} readings, {counts['questions']:,} questions"
+    )
+
+
+def training_curves(plan: Plan, store: Store) -> list[dict]:
+    """Loss curves of every finished module of the plan."""
+    from loramem.core.files import read_jsonl, read_marker
+
+    curves = []
+    for module in plan.modules.values():
+        if store.has_module(module.id):
+            folder = store.module_folder(module.id)
+            marker = read_marker(folder / "recipe.json")
+            curves.append({
+                "module": module.id[:12], "source": module.source_key, "size_tokens": module.source.size_tokens, "facts": len(module.source.records),
+                "rank": module.config.spec.rank, "seed": module.seed, "steps": module.job.steps, "exposures": module.exposures,
+                "parameters": module.parameters, "final_loss": marker.get("final_loss"), "ledger": read_marker(folder / "ledger.json"),
+                "log": read_jsonl(folder / "training.jsonl"),
+            })  # fmt: skip
+    return curves
+
+
+def costs_of(plan: Plan, store: Store, outcome: Outcome) -> dict:
+    """What the whole study costs (from the ledgers in the store) beside what this run spent."""
+    from loramem.core.files import read_marker
+
+    tokens = bytes_ = truncated = 0
+    for identity in plan.modules:
+        if store.has_module(identity):
+            folder = store.module_folder(identity)
+            ledger = read_marker(folder / "ledger.json")
+            tokens += ledger["tokens"]
+            truncated += ledger["truncated_tokens"]
+            bytes_ += (folder / "adapter_model.safetensors").stat().st_size
+    return {"train_tokens": tokens, "truncated_tokens": truncated, "module_bytes": bytes_, "this_run": outcome.ledger.as_dict()}
+
+
+def estimate(plan: Plan, base: Base, *, rows: int) -> dict:
+    """Seconds a run would take, from one timed probe step of its largest pack; nothing is kept."""
+    from dataclasses import replace
+
+    from loramem.training.loop import train_pack
+    from loramem.training.packing import plan_packs
+
+    packs = plan_packs([module.job for module in plan.modules.values()], base, rows=rows)
+    if not packs:
+        return {"train_seconds": 0.0, "probe_seconds": 0.0}
+    pack = packs[0]
+    probe_steps = 4
+    probe = [replace(job, steps=probe_steps) for job in pack]
+    times: list[float] = []
+
+    def tick(rows_done: int, tokens: int) -> None:
+        times.append(time.perf_counter())
+
+    train_pack(base, probe, on_finish=lambda done: None, on_fail=lambda key, error: None, on_step=tick)
+    per_step = (times[-1] - times[0]) / max(1, len(times) - 1)
+    per_cell = per_step / (len(pack) * pack[0].optimizer.batch * pack[0].length)
+    padded = sum(job.steps * job.optimizer.batch * job.length for members in packs for job in members)
+    return {"packs": len(packs), "seconds_per_probe_step": per_step, "train_seconds": per_cell * padded}
+
+
+def default_out(study: Study) -> Path:
+    return Path("runs") / f"{study.name}-{study.scale}"
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """The command line as it would be typed, for the record."""
+    import shlex
+
+    return shlex.join(["loramem", *arguments]) if arguments else Path(sys.argv[0]).name
