@@ -1,0 +1,217 @@
+"""Figures that answer the study's question: accuracy by load, by rank, as a heat map; controls; training.
+
+Readable in print: a colour-blind palette, a marker of its own per rank, direct axis labels with units,
+bands and bars that are 95 % intervals. A cell without a result is drawn as a hole, never left out.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h", "<", ">")
+STYLES = {"closed": ("0.35", ":"), "wrong-module": ("0.35", "--"), "icl": ("0.1", "-.")}
+NAMES = {"closed": "base alone", "wrong-module": "wrong module", "icl": "in context (ICL)", "module": "module"}
+TITLES = {
+    "exact_match": "exact match", "efficacy": "efficacy", "paraphrase": "paraphrase", "neighbourhood": "neighbourhood",
+    "edit_score": "edit score", "generation_match": "generation match", "token_f1": "token F1",
+}  # fmt: skip
+matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "loramem", "font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False})
+
+
+def palette(ranks: list[int]) -> dict[int, tuple]:
+    """One colour per rank, the same in every figure, dark for high ranks."""
+    return dict(zip(ranks, sns.color_palette("viridis_r", len(ranks) + 1)[1:], strict=True))
+
+
+def _ranks(cells: pd.DataFrame) -> list[int]:
+    return sorted(int(rank) for rank in cells["rank"].dropna().unique())
+
+
+def _curve(axis, part: pd.DataFrame, x: str, **style) -> None:
+    part = part.sort_values(x)
+    known = part[part["mean"].notna()]
+    axis.plot(known[x], known["mean"], **style)
+    if len(known) > 1:
+        axis.fill_between(known[x], known["ci_low"], known["ci_high"], color=style.get("color"), alpha=0.15, linewidth=0)
+    else:
+        axis.vlines(known[x], known["ci_low"], known["ci_high"], color=style.get("color"))
+    for hole in part[part["mean"].isna()][x]:
+        axis.plot([hole], [0], marker="x", color="crimson", markersize=9, clip_on=False)
+
+
+def _percent(axis) -> None:
+    axis.set_ylim(-0.03, 1.03)
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.grid(axis="y", alpha=0.25)
+
+
+def _load_axis(axis, sizes: list[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sizes, [f"{size / 1000:g}K" if size >= 1000 else str(size) for size in sizes], minor=False)
+    axis.minorticks_off()
+    axis.set_xlabel("knowledge written (tokens of the base)")
+
+
+def by_load(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
+    """Score against the amount of knowledge: a line per rank, the readings without a module beside them."""
+    part = cells[(cells["source"] == source) & (cells["metric"] == metric)]
+    part = part[part["probe"] == probe] if probe else part
+    figure, axis = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    colours = palette(_ranks(part))
+    for number, (rank, colour) in enumerate(colours.items()):
+        mine = part[(part["reading"] == "module") & (part["rank"] == rank)]
+        _curve(axis, mine, "size_tokens", color=colour, marker=MARKERS[number % len(MARKERS)], label=f"module, rank {rank}", linewidth=1.8)
+    for reading, (colour, style) in STYLES.items():
+        other = part[part["reading"] == reading]
+        if len(other):
+            mean = other.groupby("size_tokens", as_index=False).agg(mean=("mean", "mean"), ci_low=("ci_low", "min"), ci_high=("ci_high", "max"))
+            label = NAMES[reading] + (", mean over ranks" if reading == "wrong-module" and len(colours) > 1 else "")
+            _curve(axis, mean, "size_tokens", color=colour, linestyle=style, label=label, linewidth=1.3)
+    _percent(axis)
+    _load_axis(axis, sorted(int(size) for size in part["size_tokens"].dropna().unique()))
+    axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
+    axis.set_title(f"{source}: {TITLES.get(metric, metric)}" + (f", {probe} wording" if probe in ("trained", "heldout") else ""), fontsize=10, loc="left")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
+def by_rank(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
+    """Score against rank: a line per size."""
+    part = cells[(cells["source"] == source) & (cells["metric"] == metric) & (cells["reading"] == "module")]
+    part = part[part["probe"] == probe] if probe else part
+    figure, axis = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
+    sizes = sorted(int(size) for size in part["size_tokens"].dropna().unique())
+    for number, (size, colour) in enumerate(zip(sizes, sns.color_palette("rocket_r", len(sizes) + 1)[1:], strict=True)):
+        _curve(axis, part[part["size_tokens"] == size], "rank", color=colour, marker=MARKERS[number % len(MARKERS)], label=f"{size:,} tokens", linewidth=1.8)
+    ranks = _ranks(part)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ranks, [str(rank) for rank in ranks])
+    axis.minorticks_off()
+    axis.set_xlabel("rank of the module")
+    _percent(axis)
+    axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
+    axis.set_title(f"{source}: {TITLES.get(metric, metric)} by rank", fontsize=10, loc="left")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=4)
+    return figure
+
+
+def heat_map(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
+    """Rank by size, each cell its mean and n; a hole is hatched."""
+    part = cells[(cells["source"] == source) & (cells["metric"] == metric) & (cells["reading"] == "module")]
+    part = part[part["probe"] == probe] if probe else part
+    ranks, sizes = _ranks(part), sorted(int(size) for size in part["size_tokens"].dropna().unique())
+    means = part.pivot_table(index="rank", columns="size_tokens", values="mean", aggfunc="mean", dropna=False).reindex(index=ranks[::-1], columns=sizes)
+    counts = part.pivot_table(index="rank", columns="size_tokens", values="n", aggfunc="sum", dropna=False).reindex(index=ranks[::-1], columns=sizes)
+    figure, axis = plt.subplots(figsize=(5.4, 0.9 + 0.55 * max(2, len(ranks))), layout="constrained")
+    axis.set_facecolor("0.9")
+    axis.patch.set(hatch="///", edgecolor="0.6")
+    labels = np.array([[("" if pd.isna(mean) else f"{100 * mean:.0f} %\nn={count:.0f}") for mean, count in zip(*rows, strict=True)] for rows in zip(means.to_numpy(float), counts.to_numpy(float), strict=True)])
+    sns.heatmap(means.astype(float), annot=labels, fmt="", vmin=0, vmax=1, cmap="viridis", ax=axis, annot_kws={"fontsize": 7.5}, cbar=False, mask=means.isna().to_numpy())
+    axis.set_xlabel("knowledge written (tokens of the base)")
+    axis.set_ylabel("rank")
+    axis.set_title(f"{source}: {TITLES.get(metric, metric)} of the module (hatched: no result)", fontsize=10, loc="left")
+    return figure
+
+
+def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
+    """The four readings at the largest size and the highest rank, with intervals."""
+    part = cells[(cells["source"] == source) & (cells["metric"] == metric)]
+    part = part[part["probe"] == probe] if probe else part
+    part = part[part["size_tokens"] == part["size_tokens"].max()]
+    top = part["rank"].max()
+    part = part[(part["rank"] == top) | part["rank"].isna()]
+    order = [reading for reading in ("closed", "wrong-module", "module", "icl") if (part["reading"] == reading).any()]
+    figure, axis = plt.subplots(figsize=(5.4, 0.7 + 0.42 * len(order)), layout="constrained")
+    for place, reading in enumerate(order):
+        row = part[part["reading"] == reading].iloc[0]
+        if pd.isna(row["mean"]):
+            axis.text(0.01, place, "no result", va="center", color="crimson")
+            continue
+        axis.barh(place, row["mean"], color="#3b6ea5" if reading == "module" else "0.7", height=0.6)
+        axis.hlines(place, row["ci_low"], row["ci_high"], color="black", linewidth=1.4)
+        axis.text(min(row["ci_high"], 0.97) + 0.015, place, f"{100 * row['mean']:.0f} % [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]", va="center", fontsize=8)
+    axis.set_yticks(range(len(order)), [NAMES[reading] + (f", rank {int(top)}" if "module" in reading and not pd.isna(top) else "") for reading in order])
+    axis.set_xlim(0, 1.25)
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
+    axis.set_title(f"{source}: {TITLES.get(metric, metric)} at {int(part['size_tokens'].max()):,} tokens", fontsize=10, loc="left")
+    return figure
+
+
+def training(curves: list[dict], source: str) -> Figure:
+    """Training loss of every module of a source: whether it still fell when its budget ended."""
+    mine = [curve for curve in curves if curve["source"] == source and curve["log"]]
+    figure, axis = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
+    ranks = sorted({curve["rank"] for curve in mine})
+    sizes = sorted({curve["size_tokens"] for curve in mine})
+    colours = palette(ranks)
+    for curve in mine:
+        steps = [row["step"] for row in curve["log"]]
+        axis.plot(steps, [max(row["loss"], 1e-4) for row in curve["log"]], color=colours[curve["rank"]], linewidth=0.6 + 1.4 * (1 + sizes.index(curve["size_tokens"])) / len(sizes), alpha=0.75)
+    handles = [matplotlib.lines.Line2D([], [], color=colours[rank], label=f"rank {rank}") for rank in ranks]
+    figure.legend(handles=handles, fontsize=7.5, frameon=False, loc="outside lower center", ncols=6)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel("optimiser steps (log)")
+    axis.set_ylabel("loss (nats per answer token, log)")
+    axis.set_title(f"{source}: training loss; thicker lines hold more", fontsize=10, loc="left")
+    axis.grid(alpha=0.25)
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> str:
+    """Write SVG and PNG under `folder`, and return the SVG for the page (no XML header, ids made unique)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(folder / f"{name}.png", dpi=160)
+    plt.close(figure)
+    svg = buffer.getvalue()
+    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    inline = svg[svg.index("<svg") :]
+    prefix = re.sub(r"[^a-z0-9]", "-", name.lower())
+    inline = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', inline)
+    inline = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", inline)
+    # the page has a dark form; figures keep their white ground, and scale with the column
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%" role="img"', inline, count=1)
+
+
+MAIN = {"phonebook": (("exact_match", "trained"), ("exact_match", "heldout")), "counterfact": (("efficacy", "trained"), ("edit_score", None))}
+
+
+def draw(cells: pd.DataFrame, curves: list[dict], folder: Path) -> list[dict]:
+    """All figures of a study as {source, name, caption, svg}, in the order of the page."""
+    found: list[dict] = []
+    for source in cells["source"].dropna().unique():
+        own = cells[cells["source"] == source]
+        wanted = MAIN.get(source) or tuple((metric, "trained" if ((own["metric"] == metric) & (own["probe"] == "trained")).any() else None) for metric in own["metric"].unique()[:2])
+        wanted = [(metric, probe) for metric, probe in wanted if ((own["metric"] == metric) & ((own["probe"] == probe) if probe else own["probe"].isna())).any()]
+        plots: list[tuple[str, Callable[[], Figure], str]] = []
+        for metric, probe in wanted:
+            tag = f"{metric}-{probe}" if probe else metric
+            plots.append((f"{source}-load-{tag}", lambda m=metric, p=probe: by_load(cells, source, m, p), "Score against the amount written. Bands: 95 % interval over facts and seeds. A red cross: no result."))
+        if wanted:
+            metric, probe = wanted[0]
+            if len(_ranks(own)) > 1:
+                plots.append((f"{source}-rank", lambda m=metric, p=probe: by_rank(cells, source, m, p), "Score against rank, one line per amount written."))
+            if len(_ranks(own)):
+                plots.append((f"{source}-heat", lambda m=metric, p=probe: heat_map(cells, source, m, p), "Every module of the grid; n counts scored probes over all seeds."))
+            plots.append((f"{source}-controls", lambda m=metric, p=probe: controls(cells, source, m, p), "What the same questions give without the module, with a module that learnt something else, and with the text in the context."))
+        if any(curve["source"] == source for curve in curves):
+            plots.append((f"{source}-training", lambda: training(curves, source), "A flat end says that more of the same budget would change little; a falling end says that the budget ended first."))
+        for name, make, caption in plots:
+            found.append({"source": source, "name": name, "caption": caption, "svg": save(make(), folder, name)})
+    return found
