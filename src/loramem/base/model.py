@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 from loramem.base.fingerprint import fingerprint, weight_files
 from loramem.base.prompts import PromptBuilder
@@ -133,6 +134,7 @@ def load_base(
     folder = resolve(name, offline=offline, revision=revision)
     weight_files(folder)
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    transformers_logging.disable_progress_bar()  # a bar per weight file would cut through our own progress
     try:
         config = AutoConfig.from_pretrained(folder, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)

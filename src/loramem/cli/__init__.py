@@ -1,0 +1,5 @@
+"""Thin commands; `main` is the entry point."""
+
+from loramem.cli.app import main
+
+__all__ = ["main"]

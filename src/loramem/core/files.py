@@ -22,6 +22,13 @@ from loramem.core.errors import Corrupt, InputError
 TEMPORARY = ".tmp-"
 
 
+def _umask() -> int:
+    """The process's umask (which can only be read by setting it)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path` so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,6 +38,7 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp is private; a store may be shared
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -95,6 +103,7 @@ def new_folder(target: Path, *, marker: str, marker_value: Callable[[], Any]) ->
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
+    work.chmod(0o777 & ~_umask())
     try:
         yield work
         write_json(work / marker, marker_value())

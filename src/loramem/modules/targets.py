@@ -29,7 +29,14 @@ def features(module: nn.Module) -> tuple[int, int]:
 def linears(model: Any) -> dict[str, nn.Module]:
     """Every linear layer but the output head, by full name, in the model's order (PEFT's `all-linear`)."""
     head = model.get_output_embeddings()
-    return {name: module for name, module in model.named_modules() if is_linear(module) and module is not head}
+    found = {}
+    for name, module in model.named_modules():
+        if is_linear(module) and module is not head:
+            parent, _, leaf = name.rpartition(".")
+            # under an attached bank a layer sits inside its wrapper and keeps the wrapper's name
+            banked = leaf == "layer" and hasattr(model.get_submodule(parent), "bank")
+            found[parent if banked else name] = module
+    return found
 
 
 def layer_of(name: str) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ from loramem.modules.bank import Bank
 from loramem.modules.spec import LoraSpec, Objective, Optimizer
 from loramem.training.optimizer import BankedAdamW
 from loramem.training.schedule import factor
+
+# Leaves and gradients are views of one flat buffer on purpose; torch only remarks on their strides.
+warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 BUCKET = 8
 LOGGED = 50

@@ -1,0 +1,297 @@
+"""The command line: thin commands over the Python API, and one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loramem import __version__
+from loramem.core.errors import Faults, InputError, LoramemError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="LoRA as knowledge memory: write it, read it back, measure it.")
+base_app = typer.Typer(no_args_is_help=True, help="Bases: the embedded one, a folder, or a hub id.")
+data_app = typer.Typer(no_args_is_help=True, help="Sources of documents and probes.")
+modules_app = typer.Typer(no_args_is_help=True, help="Modules in the store.")
+study_app = typer.Typer(no_args_is_help=True, help="Studies: run them, look at their reports.")
+for name, part in (("base", base_app), ("data", data_app), ("modules", modules_app), ("study", study_app)):
+    app.add_typer(part, name=name)
+
+BaseOption = Annotated[str, typer.Option("--base", help="embedded, a checkpoint folder, or a hub id")]
+StoreOption = Annotated[Path | None, typer.Option("--store", help="store folder [default: $LORAMEM_STORE or ~/.cache/loramem]")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+DtypeOption = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="never use the network")]
+
+
+def _show(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+# -- base --------------------------------------------------------------------------------------------
+@base_app.command("list")
+def base_list() -> None:
+    """The bases that need no download."""
+    from loramem.base.model import embedded_folder
+    from loramem.core.files import read_json
+
+    card = read_json(embedded_folder() / "card.json")
+    print(f"embedded  {card['parameters']:,} parameters, context {card['context_length']}: {card['summary']}")
+    print("any other: the folder of a Hugging Face causal model, or its hub id")
+
+
+@base_app.command("info")
+def base_info(base: Annotated[str, typer.Argument(help="embedded, a folder, or a hub id")] = "embedded", device: DeviceOption = None, dtype: DtypeOption = None, offline: OfflineOption = False) -> None:
+    """Architecture, size, fingerprint and card of a base."""
+    from loramem.base import describe, load_base
+
+    _show(describe(load_base(base, device=device, dtype=dtype, offline=offline)))
+
+
+@base_app.command("prepare")
+def base_prepare(base: str, to: Annotated[Path, typer.Option("--to", help="new folder for the copy")], offline: OfflineOption = False) -> None:
+    """Copy a base into a folder that needs no network."""
+    from loramem.base import prepare
+
+    print(f"{base} is in {prepare(base, to, offline=offline)}; use it with --base {to}")
+
+
+# -- data --------------------------------------------------------------------------------------------
+@data_app.command("list")
+def data_list() -> None:
+    """The kinds of source."""
+    from loramem.sources.catalogue import KINDS
+
+    for kind in KINDS:
+        print(f"{kind:12} {KINDS.get(kind).summary}")
+
+
+@data_app.command("info")
+def data_info(name: str) -> None:
+    """The settings of a kind of source."""
+    from loramem.sources.catalogue import KINDS
+
+    kind = KINDS.get(name)
+    print(f"{name}: {kind.summary}")
+    for field, info in kind.config.model_fields.items():
+        print(f"  {field}: {'required' if info.is_required() else f'default {info.default!r}'}")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: str,
+    to: Annotated[Path, typer.Option("--to", help="folder for documents.jsonl, supervision.jsonl and probes.jsonl")],
+    sizes: Annotated[str, typer.Option(help="sizes in tokens, e.g. 1000,4000")] = "1000",
+    path: Annotated[str | None, typer.Option("--from", help="file or folder of published data")] = None,
+    slices: Annotated[str, typer.Option(help="recut or published")] = "recut",
+    base: BaseOption = "embedded",
+) -> None:
+    """Build a source at the given sizes and write it as JSON lines."""
+    from loramem.base import load_base
+    from loramem.sources.catalogue import KINDS
+    from loramem.sources.export import write_source
+
+    settings: dict = {"name": name, "sizes": _sizes(sizes)}
+    if "path" in KINDS.get(name).config.model_fields:
+        settings |= {"path": path, "slices": slices}
+    elif path is not None:
+        raise InputError(f"source {name!r} is generated; it takes no --from")
+    from loramem.sources.catalogue import load_source
+
+    for source in load_source(settings, load_base(base).prompts.count):
+        print(f"{write_source(source, to)}: {'; '.join(source.notes)}")
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--sizes {text!r}: give whole numbers separated by commas, e.g. 1000,4000") from None
+
+
+# -- modules -----------------------------------------------------------------------------------------
+@modules_app.command("train")
+def modules_train(
+    supervision: Annotated[Path, typer.Option(help="JSONL: form, prompt, answer per line")],
+    rank: int = 16,
+    alpha: Annotated[float | None, typer.Option(help="default: the rank")] = None,
+    targets: str = "all-linear",
+    lr: float = 5e-3,
+    batch: int = 8,
+    exposures: float | None = None,
+    steps: int | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+    base: BaseOption = "embedded",
+    store: StoreOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Train one module on a file of supervision and keep it in the store."""
+    from loramem.api import train_one
+    from loramem.core.config import parse
+    from loramem.modules.recipe import ModuleConfig
+
+    budget = {"exposures": 100.0} if exposures is None and steps is None else {"exposures": exposures, "steps": steps}
+    chosen = tuple(part for part in targets.split(",") if part)
+    config = parse(ModuleConfig, {
+        "spec": {"rank": rank, "alpha": alpha or "rank", "targets": chosen[0] if len(chosen) == 1 and chosen[0] in ("all-linear", "attention", "mlp") else chosen, "dropout": dropout},
+        "budget": budget, "optimizer": {"lr": lr, "batch": batch},
+    })  # fmt: skip
+    module = train_one(supervision, config, base=base, store=store, seed=seed, device=device, dtype=dtype, offline=offline)
+    print(f"module {module.id[:12]} in {module.folder}")
+
+
+@modules_app.command("list")
+def modules_list(store: StoreOption = None) -> None:
+    """Every finished module."""
+    from loramem.modules.store import Store
+
+    found = Store(store).modules()
+    for module in found:
+        spec = module.recipe["spec"]
+        print(f"{module.id[:12]}  {module.recipe['type']:8} rank {spec['rank']:<5} steps {module.recipe.get('steps', '-'):<6} seed {module.recipe.get('seed', '-')}  base {module.recipe['base'][:8]}")
+    print(f"{len(found)} modules")
+
+
+@modules_app.command("show")
+def modules_show(module: str, store: StoreOption = None) -> None:
+    """Recipe and files of a module (a unique prefix of its id is enough)."""
+    from loramem.core.files import read_marker
+    from loramem.modules.store import Store
+
+    found = Store(store).module(module)
+    _show({"id": found.id, "folder": str(found.folder), **read_marker(found.folder / "recipe.json")})
+
+
+@modules_app.command("delete")
+def modules_delete(module: str, store: StoreOption = None) -> None:
+    """Delete a module for good."""
+    from loramem.modules.store import Store
+
+    print(f"deleted {Store(store).delete_module(module)}")
+
+
+@modules_app.command("export")
+def modules_export(module: str, to: Annotated[Path, typer.Option("--to", help="new folder")], store: StoreOption = None) -> None:
+    """Copy a module as a PEFT adapter folder (PEFT and vLLM load it)."""
+    from loramem.modules.store import Store
+    from loramem.modules.transfer import export
+
+    print(f"exported to {export(Store(store).module(module), to)}")
+
+
+# -- studies -----------------------------------------------------------------------------------------
+@study_app.command("list")
+def study_list() -> None:
+    """The studies that come with loramem."""
+    from loramem.studies import spec
+
+    for name in spec.shipped():
+        print(f"{name:10} {spec.load(name).file.question}")
+
+
+@study_app.command("show")
+def study_show(name: str) -> None:
+    """The file of a study."""
+    from loramem.studies import spec
+
+    print(spec.find(name), end="")
+
+
+@study_app.command("run")
+def study_run(
+    name: Annotated[str, typer.Argument(help="a shipped study or a study file")],
+    scale: Annotated[str, typer.Option(help="quick, or a scale of the study")] = "quick",
+    base: Annotated[str | None, typer.Option(help="embedded, a checkpoint folder, or a hub id")] = None,
+    store: StoreOption = None,
+    out: Annotated[Path | None, typer.Option(help="run folder [default: runs/STUDY-SCALE]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="training seeds 0..N-1")] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    offline: OfflineOption = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, e.g. modules.spec.rank=[2,8]; repeatable")] = None,
+    rows: Annotated[int, typer.Option(help="rows per training step, over all modules of a pack")] = 256,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done and what it would cost")] = False,
+) -> None:
+    """Train, read, score, report. What the store already holds is not done again."""
+    from loramem.base import load_base
+    from loramem.modules.store import Store
+    from loramem.report.html import text_tables
+    from loramem.studies import run, spec
+    from loramem.studies.plan import make_plan
+    from loramem.studies.progress import clock
+
+    if rows < 1:
+        raise InputError(f"--rows {rows}: give at least 1")
+    study = spec.load(name, scale=scale, assignments=set_ or (), overrides={"base": base, "seeds": seeds})
+    loaded = load_base(study.file.base, device=device, dtype=dtype, offline=offline)
+    if dry_run:
+        plan = make_plan(study, loaded)
+        guess = run.estimate(plan, loaded, rows=rows)
+        _show({"study": study.name, "scale": scale, **plan.counts(), **{key: round(value, 3) for key, value in guess.items()}})
+        print(f"training would take about {clock(guess['train_seconds'])} here; nothing was done")
+        return
+    kept = Store(store)
+    result = run.run_study(study, loaded, kept, out or run.default_out(study), command=run.shown_command(sys.argv[1:]), rows=rows)
+    _closing(result.summary, text_tables)
+    print(f"report: {result.report.resolve()}")
+    if result.failures:
+        print(f"{len(result.failures)} cells have no result; the report lists them, e.g. {result.failures[0]['cell']}: {result.failures[0]['error']}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _closing(summary: dict, text_tables) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in text_tables(summary):
+        console.print(table)
+    for verdict in summary["verdicts"]:
+        console.print(f"{verdict['verdict']}: {verdict['claim']} ({verdict['reason']})", markup=False, highlight=False)
+
+
+@study_app.command("report")
+def study_report(run: Path) -> None:
+    """Where the report of a run lies, and its numbers as tables."""
+    from loramem.core.files import read_json
+    from loramem.report.html import text_tables
+
+    _closing(read_json(run / "summary.json"), text_tables)
+    print(f"report: {(run / 'report.html').resolve()}")
+
+
+# -- entry -------------------------------------------------------------------------------------------
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line. 0 done, 1 something failed (named), 2 bad input or usage; never a traceback for bad input."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(standalone_mode=True)
+    except LoramemError as error:
+        heading = f"error: {len(error.faults)} faults:\n" if isinstance(error, Faults) and len(error.faults) > 1 else "error: "
+        print(f"{heading}{error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        print(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was finished is kept", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:  # a fault of ours: say so, and keep the traceback for the bug report
+        if os.environ.get("LORAMEM_DEBUG"):
+            traceback.print_exc()
+        print(f"error: {type(error).__name__}: {error} (a bug in loramem; LORAMEM_DEBUG=1 shows where)", file=sys.stderr)
+        sys.exit(1)
