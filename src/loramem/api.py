@@ -46,8 +46,23 @@ def train_one(
     errors: list[Exception] = []
 
     def finish(done: Trained) -> None:
-        ledger = {"tokens": done.tokens, "supervised_tokens": done.supervised_tokens, "seconds": done.seconds, "truncated_tokens": done.truncated_tokens}
-        kept.put_module(identity, recipe, config.spec, done.tensors, model=loaded.model, base_name=loaded.name, log=done.log, ledger=ledger, extra={"final_loss": done.final_loss})
+        ledger = {
+            "tokens": done.tokens,
+            "supervised_tokens": done.supervised_tokens,
+            "seconds": done.seconds,
+            "truncated_tokens": done.truncated_tokens,
+        }
+        kept.put_module(
+            identity,
+            recipe,
+            config.spec,
+            done.tensors,
+            model=loaded.model,
+            base_name=loaded.name,
+            log=done.log,
+            ledger=ledger,
+            extra={"final_loss": done.final_loss},
+        )
 
     job = TrainJob(identity, config.spec, config.objective, config.optimizer, steps, seed, examples, length)
     train_pack(loaded, [job], on_finish=finish, on_fail=lambda key, error: errors.append(error))

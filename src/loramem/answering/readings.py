@@ -40,7 +40,10 @@ class Stem:
 STEMS: Registry[Stem] = Registry("reading")
 STEMS.add("closed", Stem("closed", False, False, "the base alone, closed book"))
 STEMS.add("module", Stem("module", True, False, "the base with the module that learnt the documents"))
-STEMS.add("wrong-module", Stem("wrong-module", True, False, "the base with another module of the same spec: a control"))
+STEMS.add(
+    "wrong-module",
+    Stem("wrong-module", True, False, "the base with another module of the same spec: a control"),
+)
 STEMS.add("icl", Stem("icl", False, True, "the base with the documents in its context"))
 
 
@@ -100,7 +103,9 @@ def read(
             by_module[task.module].append(index)
     modules = list(by_module)
     for start in range(0, len(modules), MODULES_AT_ONCE):
-        groups.append([index for module in modules[start : start + MODULES_AT_ONCE] for index in by_module[module]])
+        groups.append(
+            [index for module in modules[start : start + MODULES_AT_ONCE] for index in by_module[module]]
+        )
     for group in groups:
         try:
             answered = _answer(base, [tasks[index] for index in group], store, rows)
@@ -112,7 +117,9 @@ def read(
             on_done(index, predictions, costs)
 
 
-def _answer(base: Base, tasks: Sequence[ReadingTask], store: Store, rows: int) -> list[tuple[list[dict], dict]]:
+def _answer(
+    base: Base, tasks: Sequence[ReadingTask], store: Store, rows: int
+) -> list[tuple[list[dict], dict]]:
     if STEMS.get(tasks[0].stem).in_context:
         assert len(tasks) == 1, "an in-context reading is a group of its own"
         return [_answer_in_context(base, tasks[0], rows)]
@@ -122,17 +129,22 @@ def _answer(base: Base, tasks: Sequence[ReadingTask], store: Store, rows: int) -
     bank = Bank(base.model, [spec for spec, _ in loaded]) if loaded else None
     try:
         if bank is not None:
-            for slot, (_, tensors) in enumerate(loaded):
-                bank.load(slot, tensors)
+            for position, (_, tensors) in enumerate(loaded):
+                bank.load(position, tensors)
         asks, compares = [], []
         for number, task in enumerate(tasks):
             slot = None if task.module is None else slot_of[task.module]
             for probe in task.probes:
                 if probe.kind == "generate":
-                    asks.append((number, probe, Request(tuple(base.prompts.chat(probe.prompt)), slot, MAX_NEW_TOKENS)))
+                    asks.append(
+                        (number, probe, Request(tuple(base.prompts.chat(probe.prompt)), slot, MAX_NEW_TOKENS))
+                    )
                 else:
                     prompt = tuple(base.prompts.cloze(probe.prompt))
-                    compares += [(number, probe, ScoreRequest(prompt, tuple(base.prompts.target(answer)), slot)) for answer in probe.answers]
+                    compares += [
+                        (number, probe, ScoreRequest(prompt, tuple(base.prompts.target(answer)), slot))
+                        for answer in probe.answers
+                    ]
         generations = generate(base, [ask[2] for ask in asks], bank=bank, rows=rows)
         scores = loglikelihood(base, [compare[2] for compare in compares], bank=bank, rows=rows)
     finally:
@@ -153,13 +165,19 @@ def _answer_in_context(base: Base, task: ReadingTask, rows: int) -> tuple[list[d
     found: list[dict] = []
     asks = [probe for probe in task.probes if probe.kind == "generate"]
     if asks:
-        prefix, cut = base.prompts.fit_context(context, [probe.prompt for probe in asks], reserve=MAX_NEW_TOKENS)
+        prefix, cut = base.prompts.fit_context(
+            context, [probe.prompt for probe in asks], reserve=MAX_NEW_TOKENS
+        )
         suffixes = [base.prompts.suffix(probe.prompt) for probe in asks]
         generations, _ = generate_shared(base, prefix, suffixes, max_new_tokens=MAX_NEW_TOKENS, rows=rows)
-        found += [_generated(probe, generation, cut) for probe, generation in zip(asks, generations, strict=True)]
+        found += [
+            _generated(probe, generation, cut) for probe, generation in zip(asks, generations, strict=True)
+        ]
     compares = [probe for probe in task.probes if probe.kind == "compare"]
     if compares:
-        prefix, cut, pairs = base.prompts.fit_statements(context, [(probe.prompt, answer) for probe in compares for answer in probe.answers])
+        prefix, cut, pairs = base.prompts.fit_statements(
+            context, [(probe.prompt, answer) for probe in compares for answer in probe.answers]
+        )
         scores, _ = loglikelihood_shared(base, prefix, pairs, rows=rows)
         found += [_compared(probe, scores[2 * i : 2 * i + 2], cut) for i, probe in enumerate(compares)]
     return found, _costs(found)

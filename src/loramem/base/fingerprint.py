@@ -21,8 +21,12 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint. Raises `InputError` when there are none (pickles are refused)."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
-        found = f" (found {', '.join(pickles)}: pickled weights can run code and are refused)" if pickles else ""
+        pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(
+            path.name for path in folder.glob("*.pt*")
+        )
+        found = (
+            f" (found {', '.join(pickles)}: pickled weights can run code and are refused)" if pickles else ""
+        )
         raise InputError(f"{folder}: no *.safetensors weights{found}")
     return files
 
@@ -51,12 +55,16 @@ def fingerprint(folder: Path) -> str:
 
 
 def _described(folder: Path) -> str:
-    config = {key: value for key, value in read_json(folder / "config.json").items() if key not in _INCIDENTAL}
+    config = {
+        key: value for key, value in read_json(folder / "config.json").items() if key not in _INCIDENTAL
+    }
     parts: dict[str, object] = {"config": config}
     tokenizer = folder / "tokenizer.json"
     if tokenizer.exists():
         content = read_json(tokenizer)
-        parts["tokenizer"] = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
+        parts["tokenizer"] = {
+            key: value for key, value in content.items() if key not in ("padding", "truncation")
+        }
     else:  # slow tokenizers: the bytes of their vocabulary files
         parts["tokenizer"] = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -66,7 +74,9 @@ def _described(folder: Path) -> str:
     settings = folder / "tokenizer_config.json"
     if settings.exists():
         content = read_json(settings)
-        parts["specials"] = {key: content.get(key) for key in ("bos_token", "eos_token", "pad_token", "chat_template")}
+        parts["specials"] = {
+            key: content.get(key) for key in ("bos_token", "eos_token", "pad_token", "chat_template")
+        }
     template = folder / "chat_template.jinja"
     if template.exists():
         parts["chat_template"] = template.read_text(encoding="utf-8")

@@ -71,21 +71,31 @@ def resolve(name: str, *, offline: bool = False, revision: str | None = None) ->
         if not path.is_dir():
             raise InputError(f"base {name!r} is a file; give the folder that holds config.json")
         if not (path / "config.json").exists():
-            raise InputError(f"base {name!r}: no config.json in that folder; give the folder of a Hugging Face checkpoint")
+            raise InputError(
+                f"base {name!r}: no config.json in that folder; give the folder of a Hugging Face checkpoint"
+            )
         return path
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise InputError(f"base {name!r} is neither {EMBEDDED!r}, nor an existing folder, nor a hub id such as Qwen/Qwen3-0.6B; {nearest(name, [EMBEDDED])}")
+        raise InputError(
+            f"base {name!r} is neither {EMBEDDED!r}, nor an existing folder, nor a hub id such as Qwen/Qwen3-0.6B; {nearest(name, [EMBEDDED])}"
+        )
     from huggingface_hub import snapshot_download  # imported here: only a hub id needs it
     from huggingface_hub.errors import HFValidationError
 
     offline = offline or os.environ.get("HF_HUB_OFFLINE") == "1"
     try:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline)
+        )
     except HFValidationError as error:
         raise InputError(f"base {name!r} is no valid hub id: {error}") from None
     except Exception as error:  # the hub client raises a dozen kinds: all mean "not to be had"
-        how = "it is not in the local cache and --offline was given" if offline else f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        how = (
+            "it is not in the local cache and --offline was given"
+            if offline
+            else f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        )
         raise InputError(
             f"base {name!r} cannot be had: {how}. On a machine with a network run "
             f"'loramem base prepare {name} --to DIR', copy DIR here, and give --base DIR"
@@ -100,7 +110,10 @@ def choose_device(device: str | None) -> torch.device:
         chosen = torch.device(str(device))
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; allowed here: auto, cpu" + (", cuda" if torch.cuda.is_available() else "")) from None
+        raise InputError(
+            f"device {device!r} cannot be used: {str(error).splitlines()[0]}; allowed here: auto, cpu"
+            + (", cuda" if torch.cuda.is_available() else "")
+        ) from None
     return chosen
 
 
@@ -138,15 +151,23 @@ def load_base(
     try:
         config = AutoConfig.from_pretrained(folder, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=precision, use_safetensors=True, **options)
-    except Exception as error:  # transformers raises many kinds for a damaged checkpoint; all are bad input here
-        raise InputError(f"base {name!r} does not load: {type(error).__name__}: {str(error).splitlines()[0][:300]}") from None
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=precision, use_safetensors=True, **options
+        )
+    except (
+        Exception
+    ) as error:  # transformers raises many kinds for a damaged checkpoint; all are bad input here
+        raise InputError(
+            f"base {name!r} does not load: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        ) from None
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         raise InputError(
             f"base {name!r}: the tokenizer has {len(tokenizer)} tokens, the model {model.get_input_embeddings().weight.shape[0]} embeddings"
         )
     model.to(where).eval().requires_grad_(False)
-    model.generation_config = GenerationConfig()  # decoding settings are ours and recorded, not the checkpoint's
+    model.generation_config = (
+        GenerationConfig()
+    )  # decoding settings are ours and recorded, not the checkpoint's
     text = model.config.get_text_config()
     length = int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", 0) or 2048)
     card = folder / "card.json"

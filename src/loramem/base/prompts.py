@@ -103,7 +103,9 @@ class PromptBuilder:
         prompt = self.tokenizer.apply_chat_template(ask, add_generation_prompt=True, **options)
         whole = self.tokenizer.apply_chat_template(told, **options)
         if prompt.count(_QUESTION) != 1 or whole.count(_ANSWER) != 1:
-            raise InputError("the chat template of this base does not show a user turn and an assistant turn once each")
+            raise InputError(
+                "the chat template of this base does not show a user turn and an assistant turn once each"
+            )
         head, middle = prompt.split(_QUESTION)
         before, after = whole.split(_ANSWER)
         lead = before[len(prompt) :] if before.startswith(prompt) else ""
@@ -165,7 +167,9 @@ class PromptBuilder:
         """Ids of ' ' + target as it continues a cloze prompt."""
         return self._plain_tokens(" " + target)
 
-    def fit_statements(self, context: str, pairs: list[tuple[str, str]]) -> tuple[list[int], int, list[tuple[list[int], list[int]]]]:
+    def fit_statements(
+        self, context: str, pairs: list[tuple[str, str]]
+    ) -> tuple[list[int], int, list[tuple[list[int], list[int]]]]:
         """A context before plain statements: (prefix ids, context tokens cut, (prompt ids, target ids) of each pair).
 
         The prompt of a statement follows the context after a space, as the next sentence of the same text.
@@ -174,7 +178,9 @@ class PromptBuilder:
         longest = max((len(prompt) + len(target) for prompt, target in parts), default=0)
         room = self.context_length - len(self.bos) - longest
         if room < 0:
-            raise InputError(f"a statement of {longest} tokens does not fit the base's context of {self.context_length}")
+            raise InputError(
+                f"a statement of {longest} tokens does not fit the base's context of {self.context_length}"
+            )
         ids = self._plain_tokens(context)
         return self.bos + ids[:room], max(0, len(ids) - room), parts
 
@@ -182,7 +188,9 @@ class PromptBuilder:
     def chat_example(self, question: str, answer: str, context: str | None = None) -> Encoded:
         """A question with its answer and end of turn."""
         prompt = self.chat(question, context)
-        return Encoded(tuple(prompt + self._plain_tokens(self._template.lead + answer) + self.end), len(prompt))
+        return Encoded(
+            tuple(prompt + self._plain_tokens(self._template.lead + answer) + self.end), len(prompt)
+        )
 
     def cloze_example(self, prompt: str, target: str) -> Encoded:
         """Plain prompt + " " + target; nothing ends it, as nothing ends the published statements."""

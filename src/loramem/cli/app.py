@@ -14,7 +14,12 @@ import typer
 from loramem import __version__
 from loramem.core.errors import Faults, InputError, LoramemError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="LoRA as knowledge memory: write it, read it back, measure it.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="LoRA as knowledge memory: write it, read it back, measure it.",
+)
 base_app = typer.Typer(no_args_is_help=True, help="Bases: the embedded one, a folder, or a hub id.")
 data_app = typer.Typer(no_args_is_help=True, help="Sources of documents and probes.")
 modules_app = typer.Typer(no_args_is_help=True, help="Modules in the store.")
@@ -23,7 +28,9 @@ for name, part in (("base", base_app), ("data", data_app), ("modules", modules_a
     app.add_typer(part, name=name)
 
 BaseOption = Annotated[str, typer.Option("--base", help="embedded, a checkpoint folder, or a hub id")]
-StoreOption = Annotated[Path | None, typer.Option("--store", help="store folder [default: $LORAMEM_STORE or ~/.cache/loramem]")]
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="store folder [default: $LORAMEM_STORE or ~/.cache/loramem]")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 DtypeOption = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="never use the network")]
@@ -46,7 +53,12 @@ def base_list() -> None:
 
 
 @base_app.command("info")
-def base_info(base: Annotated[str, typer.Argument(help="embedded, a folder, or a hub id")] = "embedded", device: DeviceOption = None, dtype: DtypeOption = None, offline: OfflineOption = False) -> None:
+def base_info(
+    base: Annotated[str, typer.Argument(help="embedded, a folder, or a hub id")] = "embedded",
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    offline: OfflineOption = False,
+) -> None:
     """Architecture, size, fingerprint and card of a base."""
     from loramem.base import describe, load_base
 
@@ -54,7 +66,11 @@ def base_info(base: Annotated[str, typer.Argument(help="embedded, a folder, or a
 
 
 @base_app.command("prepare")
-def base_prepare(base: str, to: Annotated[Path, typer.Option("--to", help="new folder for the copy")], offline: OfflineOption = False) -> None:
+def base_prepare(
+    base: str,
+    to: Annotated[Path, typer.Option("--to", help="new folder for the copy")],
+    offline: OfflineOption = False,
+) -> None:
     """Copy a base into a folder that needs no network."""
     from loramem.base import prepare
 
@@ -85,7 +101,9 @@ def data_info(name: str) -> None:
 @data_app.command("prepare")
 def data_prepare(
     name: str,
-    to: Annotated[Path, typer.Option("--to", help="folder for documents.jsonl, supervision.jsonl and probes.jsonl")],
+    to: Annotated[
+        Path, typer.Option("--to", help="folder for documents.jsonl, supervision.jsonl and probes.jsonl")
+    ],
     sizes: Annotated[str, typer.Option(help="sizes in tokens, e.g. 1000,4000")] = "1000",
     path: Annotated[str | None, typer.Option("--from", help="file or folder of published data")] = None,
     slices: Annotated[str, typer.Option(help="recut or published")] = "recut",
@@ -111,7 +129,9 @@ def _sizes(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--sizes {text!r}: give whole numbers separated by commas, e.g. 1000,4000") from None
+        raise InputError(
+            f"--sizes {text!r}: give whole numbers separated by commas, e.g. 1000,4000"
+        ) from None
 
 
 # -- modules -----------------------------------------------------------------------------------------
@@ -138,13 +158,19 @@ def modules_train(
     from loramem.core.config import parse
     from loramem.modules.recipe import ModuleConfig
 
-    budget = {"exposures": 100.0} if exposures is None and steps is None else {"exposures": exposures, "steps": steps}
+    budget = (
+        {"exposures": 100.0}
+        if exposures is None and steps is None
+        else {"exposures": exposures, "steps": steps}
+    )
     chosen = tuple(part for part in targets.split(",") if part)
     config = parse(ModuleConfig, {
         "spec": {"rank": rank, "alpha": alpha or "rank", "targets": chosen[0] if len(chosen) == 1 and chosen[0] in ("all-linear", "attention", "mlp") else chosen, "dropout": dropout},
         "budget": budget, "optimizer": {"lr": lr, "batch": batch},
     })  # fmt: skip
-    module = train_one(supervision, config, base=base, store=store, seed=seed, device=device, dtype=dtype, offline=offline)
+    module = train_one(
+        supervision, config, base=base, store=store, seed=seed, device=device, dtype=dtype, offline=offline
+    )
     print(f"module {module.id[:12]} in {module.folder}")
 
 
@@ -156,7 +182,9 @@ def modules_list(store: StoreOption = None) -> None:
     found = Store(store).modules()
     for module in found:
         spec = module.recipe["spec"]
-        print(f"{module.id[:12]}  {module.recipe['type']:8} rank {spec['rank']:<5} steps {module.recipe.get('steps', '-'):<6} seed {module.recipe.get('seed', '-')}  base {module.recipe['base'][:8]}")
+        print(
+            f"{module.id[:12]}  {module.recipe['type']:8} rank {spec['rank']:<5} steps {module.recipe.get('steps', '-'):<6} seed {module.recipe.get('seed', '-')}  base {module.recipe['base'][:8]}"
+        )
     print(f"{len(found)} modules")
 
 
@@ -179,7 +207,9 @@ def modules_delete(module: str, store: StoreOption = None) -> None:
 
 
 @modules_app.command("export")
-def modules_export(module: str, to: Annotated[Path, typer.Option("--to", help="new folder")], store: StoreOption = None) -> None:
+def modules_export(
+    module: str, to: Annotated[Path, typer.Option("--to", help="new folder")], store: StoreOption = None
+) -> None:
     """Copy a module as a PEFT adapter folder (PEFT and vLLM load it)."""
     from loramem.modules.store import Store
     from loramem.modules.transfer import export
@@ -216,9 +246,13 @@ def study_run(
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     offline: OfflineOption = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, e.g. modules.spec.rank=[2,8]; repeatable")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="PATH=VALUE, e.g. modules.spec.rank=[2,8]; repeatable")
+    ] = None,
     rows: Annotated[int, typer.Option(help="rows per training step, over all modules of a pack")] = 256,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done and what it would cost")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would be done and what it would cost")
+    ] = False,
 ) -> None:
     """Train, read, score, report. What the store already holds is not done again."""
     from loramem.base import load_base
@@ -235,15 +269,27 @@ def study_run(
     if dry_run:
         plan = make_plan(study, loaded)
         guess = run.estimate(plan, loaded, rows=rows)
-        _show({"study": study.name, "scale": scale, **plan.counts(), **{key: round(value, 3) for key, value in guess.items()}})
+        _show(
+            {
+                "study": study.name,
+                "scale": scale,
+                **plan.counts(),
+                **{key: round(value, 3) for key, value in guess.items()},
+            }
+        )
         print(f"training would take about {clock(guess['train_seconds'])} here; nothing was done")
         return
     kept = Store(store)
-    result = run.run_study(study, loaded, kept, out or run.default_out(study), command=run.shown_command(sys.argv[1:]), rows=rows)
+    result = run.run_study(
+        study, loaded, kept, out or run.default_out(study), command=run.shown_command(sys.argv[1:]), rows=rows
+    )
     _closing(result.summary, text_tables)
     print(f"report: {result.report.resolve()}")
     if result.failures:
-        print(f"{len(result.failures)} cells have no result; the report lists them, e.g. {result.failures[0]['cell']}: {result.failures[0]['error']}", file=sys.stderr)
+        print(
+            f"{len(result.failures)} cells have no result; the report lists them, e.g. {result.failures[0]['cell']}: {result.failures[0]['error']}",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)
 
 
@@ -254,7 +300,9 @@ def _closing(summary: dict, text_tables) -> None:
     for table in text_tables(summary):
         console.print(table)
     for verdict in summary["verdicts"]:
-        console.print(f"{verdict['verdict']}: {verdict['claim']} ({verdict['reason']})", markup=False, highlight=False)
+        console.print(
+            f"{verdict['verdict']}: {verdict['claim']} ({verdict['reason']})", markup=False, highlight=False
+        )
 
 
 @study_app.command("report")
@@ -281,17 +329,27 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except LoramemError as error:
-        heading = f"error: {len(error.faults)} faults:\n" if isinstance(error, Faults) and len(error.faults) > 1 else "error: "
+        heading = (
+            f"error: {len(error.faults)} faults:\n"
+            if isinstance(error, Faults) and len(error.faults) > 1
+            else "error: "
+        )
         print(f"{heading}{error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        print(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was finished is kept", file=sys.stderr)
+        print(
+            f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was finished is kept",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except Exception as error:  # a fault of ours: say so, and keep the traceback for the bug report
         if os.environ.get("LORAMEM_DEBUG"):
             traceback.print_exc()
-        print(f"error: {type(error).__name__}: {error} (a bug in loramem; LORAMEM_DEBUG=1 shows where)", file=sys.stderr)
+        print(
+            f"error: {type(error).__name__}: {error} (a bug in loramem; LORAMEM_DEBUG=1 shows where)",
+            file=sys.stderr,
+        )
         sys.exit(1)

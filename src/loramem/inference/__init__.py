@@ -4,4 +4,13 @@ from loramem.inference.generate import Generation, Request, generate
 from loramem.inference.loglik import Score, ScoreRequest, loglikelihood
 from loramem.inference.prefix import generate_shared, loglikelihood_shared
 
-__all__ = ["Generation", "Request", "Score", "ScoreRequest", "generate", "generate_shared", "loglikelihood", "loglikelihood_shared"]
+__all__ = [
+    "Generation",
+    "Request",
+    "Score",
+    "ScoreRequest",
+    "generate",
+    "generate_shared",
+    "loglikelihood",
+    "loglikelihood_shared",
+]

@@ -30,7 +30,9 @@ class RowBatch:
     members: tuple[int | None, ...]
 
 
-def make_batches(slots: Sequence[int | None], lengths: Sequence[int], bank: Bank | None, *, rows: int) -> Iterator[RowBatch]:
+def make_batches(
+    slots: Sequence[int | None], lengths: Sequence[int], bank: Bank | None, *, rows: int
+) -> Iterator[RowBatch]:
     """Group requests into batches of about `rows` rows.
 
     Requests without a module form batches of their own. The others are cut into blocks of equal height,
@@ -84,4 +86,6 @@ def activate(bank: Bank | None, batch: RowBatch) -> AbstractContextManager[None]
 def check_length(base: Base, length: int) -> None:
     """Raises `InputError` when a row of `length` tokens does not fit the base."""
     if length > base.context_length:
-        raise InputError(f"a prompt with its answer takes {length} tokens; this base takes {base.context_length}")
+        raise InputError(
+            f"a prompt with its answer takes {length} tokens; this base takes {base.context_length}"
+        )

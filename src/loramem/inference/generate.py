@@ -41,7 +41,9 @@ class Generation:
 
 
 @torch.inference_mode()
-def generate(base: Base, requests: Sequence[Request], *, bank: Bank | None = None, rows: int = 64) -> list[Generation]:
+def generate(
+    base: Base, requests: Sequence[Request], *, bank: Bank | None = None, rows: int = 64
+) -> list[Generation]:
     """Greedy continuations, in the order asked. Deterministic: arg max, fp32 or the base's dtype.
 
     Raises:
@@ -51,11 +53,20 @@ def generate(base: Base, requests: Sequence[Request], *, bank: Bank | None = Non
     for request in requests:
         check_length(base, len(request.prompt) + 1)
     for batch in make_batches([r.slot for r in requests], [len(r.prompt) for r in requests], bank, rows=rows):
-        filled = [next(i for i in batch.members if i is not None) if index is None else index for index in batch.members]
-        ids_BT, mask_BT = left_pad([requests[index].prompt for index in filled], base.prompts.pad_id, base.device)
-        limits = [min(requests[i].max_new_tokens, base.context_length - len(requests[i].prompt)) for i in filled]
+        filled = [
+            next(i for i in batch.members if i is not None) if index is None else index
+            for index in batch.members
+        ]
+        ids_BT, mask_BT = left_pad(
+            [requests[index].prompt for index in filled], base.prompts.pad_id, base.device
+        )
+        limits = [
+            min(requests[i].max_new_tokens, base.context_length - len(requests[i].prompt)) for i in filled
+        ]
         with activate(bank, batch):
-            new = decode(base, ids_BT, mask_BT, limits=limits, ignore=[index is None for index in batch.members])
+            new = decode(
+                base, ids_BT, mask_BT, limits=limits, ignore=[index is None for index in batch.members]
+            )
         for row, index in enumerate(batch.members):
             if index is not None:
                 results[index] = as_generation(base, new[row], limits[row], len(requests[index].prompt))
@@ -93,10 +104,21 @@ def decode(
     model = base.model
     mask = mask_BT if mask_before_BT is None else torch.cat([mask_before_BT, mask_BT], dim=1)
     place = positions(mask)[:, -ids_BT.shape[1] :]
-    output = model(input_ids=ids_BT, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    output = model(
+        input_ids=ids_BT,
+        attention_mask=mask,
+        position_ids=place,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
     stops = torch.tensor(sorted(base.prompts.stop_ids), device=ids_BT.device)
     limit_B = torch.tensor(list(limits), device=ids_BT.device)
-    done_B = torch.tensor(list(ignore), device=ids_BT.device) if ignore is not None else torch.zeros_like(limit_B, dtype=torch.bool)
+    done_B = (
+        torch.tensor(list(ignore), device=ids_BT.device)
+        if ignore is not None
+        else torch.zeros_like(limit_B, dtype=torch.bool)
+    )
     place_B = place[:, -1]
     columns: list[Tensor] = []
     for count in range(1, int(limit_B.max()) + 1):

@@ -45,7 +45,9 @@ class Score:
 
 
 @torch.inference_mode()
-def loglikelihood(base: Base, requests: Sequence[ScoreRequest], *, bank: Bank | None = None, rows: int = 64) -> list[Score]:
+def loglikelihood(
+    base: Base, requests: Sequence[ScoreRequest], *, bank: Bank | None = None, rows: int = 64
+) -> list[Score]:
     """Score every target, in the order asked; logits are built only at target positions.
 
     Raises:
@@ -58,13 +60,20 @@ def loglikelihood(base: Base, requests: Sequence[ScoreRequest], *, bank: Bank | 
         check_length(base, len(request.prompt) + len(request.target))
     lengths = [len(r.prompt) + len(r.target) for r in requests]
     for batch in make_batches([r.slot for r in requests], lengths, bank, rows=rows):
-        filled = [next(i for i in batch.members if i is not None) if index is None else index for index in batch.members]
+        filled = [
+            next(i for i in batch.members if i is not None) if index is None else index
+            for index in batch.members
+        ]
         whole = [(*requests[index].prompt, *requests[index].target) for index in filled]
         ids_BT, mask_BT = left_pad(whole, base.prompts.pad_id, base.device)
         longest = max(len(requests[index].target) for index in filled)
         with activate(bank, batch):
             output = base.model(
-                input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions(mask_BT), use_cache=False, logits_to_keep=longest + 1
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                position_ids=positions(mask_BT),
+                use_cache=False,
+                logits_to_keep=longest + 1,
             )
         for row, index in enumerate(batch.members):
             if index is not None:

@@ -25,7 +25,9 @@ def can_share(base: Base, length: int) -> bool:
 @torch.inference_mode()
 def _prefill(base: Base, prefix: Sequence[int]) -> Any:
     ids_1C = torch.tensor([list(prefix)], device=base.device)
-    return base.model(input_ids=ids_1C, attention_mask=torch.ones_like(ids_1C), use_cache=True, logits_to_keep=1).past_key_values
+    return base.model(
+        input_ids=ids_1C, attention_mask=torch.ones_like(ids_1C), use_cache=True, logits_to_keep=1
+    ).past_key_values
 
 
 def _repeated(cache: Any, rows: int) -> Any:
@@ -41,7 +43,14 @@ def _chunks(lengths: Sequence[int], rows: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def generate_shared(base: Base, prefix: Sequence[int], suffixes: Sequence[Sequence[int]], *, max_new_tokens: int, rows: int = 64) -> tuple[list[Generation], int]:
+def generate_shared(
+    base: Base,
+    prefix: Sequence[int],
+    suffixes: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    rows: int = 64,
+) -> tuple[list[Generation], int]:
     """Continue prefix + suffix for every suffix. Equal to `generate` on the whole prompts.
 
     Returns:
@@ -51,21 +60,27 @@ def generate_shared(base: Base, prefix: Sequence[int], suffixes: Sequence[Sequen
         check_length(base, len(prefix) + len(suffix) + 1)
     longest = max(map(len, suffixes), default=0)
     if not prefix or not can_share(base, len(prefix) + longest + max_new_tokens):
-        return generate(base, [Request((*prefix, *s), None, max_new_tokens) for s in suffixes], rows=rows), len(suffixes)
+        return generate(
+            base, [Request((*prefix, *s), None, max_new_tokens) for s in suffixes], rows=rows
+        ), len(suffixes)
     cache = _prefill(base, prefix)
     results: list[Generation | None] = [None] * len(suffixes)
     for chunk in _chunks([len(s) for s in suffixes], rows):
         ids_BT, mask_BT = left_pad([suffixes[i] for i in chunk], base.prompts.pad_id, base.device)
         before_BC = torch.ones(len(chunk), len(prefix), dtype=torch.long, device=base.device)
         limits = [min(max_new_tokens, base.context_length - len(prefix) - len(suffixes[i])) for i in chunk]
-        new = decode(base, ids_BT, mask_BT, limits=limits, cache=_repeated(cache, len(chunk)), mask_before_BT=before_BC)
+        new = decode(
+            base, ids_BT, mask_BT, limits=limits, cache=_repeated(cache, len(chunk)), mask_before_BT=before_BC
+        )
         for row, index in enumerate(chunk):
             results[index] = as_generation(base, new[row], limits[row], len(suffixes[index]))
     return [result for result in results if result is not None], 1
 
 
 @torch.inference_mode()
-def loglikelihood_shared(base: Base, prefix: Sequence[int], pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, rows: int = 64) -> tuple[list[Score], int]:
+def loglikelihood_shared(
+    base: Base, prefix: Sequence[int], pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, rows: int = 64
+) -> tuple[list[Score], int]:
     """Score target after prefix + prompt for every (prompt, target). Equal to `loglikelihood` on the whole.
 
     Returns:
@@ -79,7 +94,9 @@ def loglikelihood_shared(base: Base, prefix: Sequence[int], pairs: Sequence[tupl
     cache = _prefill(base, prefix)
     results: list[Score | None] = [None] * len(pairs)
     for chunk in _chunks([len(p) + len(t) for p, t in pairs], rows):
-        ids_BT, mask_BT = left_pad([(*pairs[i][0], *pairs[i][1]) for i in chunk], base.prompts.pad_id, base.device)
+        ids_BT, mask_BT = left_pad(
+            [(*pairs[i][0], *pairs[i][1]) for i in chunk], base.prompts.pad_id, base.device
+        )
         before_BC = torch.ones(len(chunk), len(prefix), dtype=torch.long, device=base.device)
         mask: Tensor = torch.cat([before_BC, mask_BT], dim=1)
         keep = max(len(pairs[i][1]) for i in chunk) + 1

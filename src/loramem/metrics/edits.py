@@ -21,4 +21,8 @@ def harmonic_mean(values: list[float]) -> float:
     >>> harmonic_mean([1.0, 0.5])
     0.6666666666666666
     """
-    return len(values) / sum(1 / value for value in values) if values and all(value > 0 for value in values) else 0.0
+    return (
+        len(values) / sum(1 / value for value in values)
+        if values and all(value > 0 for value in values)
+        else 0.0
+    )

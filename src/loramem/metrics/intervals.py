@@ -26,7 +26,12 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     return (max(0.0, centre - half), min(1.0, centre + half))
 
 
-def bootstrap_means(values_SC: NDArray[np.float64], weights_SC: NDArray[np.float64], rng: np.random.Generator, draws: int = DRAWS) -> NDArray[np.float64]:
+def bootstrap_means(
+    values_SC: NDArray[np.float64],
+    weights_SC: NDArray[np.float64],
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+) -> NDArray[np.float64]:
     """Means over resampled seeds and facts, `[draws]`.
 
     Args:
@@ -45,7 +50,14 @@ def bootstrap_means(values_SC: NDArray[np.float64], weights_SC: NDArray[np.float
     return total_D / np.maximum(count_D, 1e-12)
 
 
-def mean_interval(values_SC: NDArray[np.float64], weights_SC: NDArray[np.float64], *, binary: bool, rng: np.random.Generator, level: float = 0.95) -> tuple[float, float, float]:
+def mean_interval(
+    values_SC: NDArray[np.float64],
+    weights_SC: NDArray[np.float64],
+    *,
+    binary: bool,
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
     """(mean, low, high) over seeds and facts.
 
     Wilson where there is one seed and every item is one fact's 0 or 1; Wilson over all items as well where

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 DRAWS = 2000
 
 
-def paired_difference(a_C: NDArray[np.float64], b_C: NDArray[np.float64], rng: np.random.Generator, draws: int = DRAWS) -> tuple[float, float, float, float]:
+def paired_difference(
+    a_C: NDArray[np.float64], b_C: NDArray[np.float64], rng: np.random.Generator, draws: int = DRAWS
+) -> tuple[float, float, float, float]:
     """(mean a - b, 95 % low, 95 % high, two-sided p) over facts.
 
     Args:

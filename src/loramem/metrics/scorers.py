@@ -69,13 +69,34 @@ def _derived(probe: Probe, row: dict) -> None:
 
 METRICS: Registry[Metric] = Registry("metric")
 for _metric in (
-    Metric("exact_match", "generate", ("trained", "heldout"), _exact_match, "the answer is the gold answer (digits of a phone number)"),
+    Metric(
+        "exact_match",
+        "generate",
+        ("trained", "heldout"),
+        _exact_match,
+        "the answer is the gold answer (digits of a phone number)",
+    ),
     Metric("token_f1", "generate", ("trained", "heldout"), _token_f1, "token overlap with the gold answer"),
     Metric("efficacy", "compare", ("trained",), _wins, "the new target is likelier than the true one"),
     Metric("paraphrase", "compare", ("paraphrase",), _wins, "the same, in other words"),
-    Metric("neighbourhood", "compare", ("neighbour",), _wins, "the true target stays likelier for unedited neighbours"),
-    Metric("generation_match", "compare", ("trained",), _generation_match, "greedy decoding gives the new target"),
-    Metric("edit_score", "compare", (), _derived, "harmonic mean of the three", ("efficacy", "paraphrase", "neighbourhood")),
+    Metric(
+        "neighbourhood",
+        "compare",
+        ("neighbour",),
+        _wins,
+        "the true target stays likelier for unedited neighbours",
+    ),
+    Metric(
+        "generation_match", "compare", ("trained",), _generation_match, "greedy decoding gives the new target"
+    ),
+    Metric(
+        "edit_score",
+        "compare",
+        (),
+        _derived,
+        "harmonic mean of the three",
+        ("efficacy", "paraphrase", "neighbourhood"),
+    ),
 ):
     METRICS.add(_metric.name, _metric)
 

@@ -68,6 +68,8 @@ class Bucket:
 class BankedLinear(nn.Module):
     """A frozen linear layer and the buckets attached to it; computes as the layer alone when the bank is off."""
 
+    bank: Bank
+
     def __init__(self, layer: nn.Module, name: str, bank: Bank):
         super().__init__()
         self.layer = layer
@@ -75,7 +77,7 @@ class BankedLinear(nn.Module):
         object.__setattr__(self, "bank", bank)  # not a submodule: the bank holds the model
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Any:
         return self.layer.weight
 
     def forward(self, x_BTI: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ class BankedLinear(nn.Module):
         rows = self.bank.rows
         shape = out_BTO.shape
         x_MNI = x_BTI.reshape(len(self.bank.order), -1, x_BTI.shape[-1])
-        pieces = []
+        pieces: list[Tensor | None] = []
         for run in runs:
             if self.name not in run.bucket.a:
                 pieces.append(None)
@@ -156,8 +158,12 @@ class Bank:
             if not targets[slot]:
                 raise InputError(f"spec {spec.identity()} attaches to no layer of this base")
             grouped.setdefault((spec.rank, tuple(targets[slot])), []).append(slot)
-        self.buckets = [self._bucket(slots, rank, list(names), layers) for (rank, names), slots in grouped.items()]
-        self.bucket_of = {slot: bucket for bucket in self.buckets for slot in bucket.slots}
+        self.buckets = [
+            self._bucket(slots, rank, list(names), layers) for (rank, names), slots in grouped.items()
+        ]
+        self.bucket_of: dict[int | None, Bucket] = {
+            slot: bucket for bucket in self.buckets for slot in bucket.slots
+        }
         if seeds is not None:
             for slot, seed in enumerate(seeds):
                 self.initialise(slot, seed)
@@ -203,12 +209,16 @@ class Bank:
         expected = {f"{PEFT_PREFIX}{name}.lora_{which}.weight" for name in bucket.names for which in "AB"}
         if set(tensors) != expected:
             odd = sorted(set(tensors) ^ expected)
-            raise InputError(f"the adapter does not match this base: {len(odd)} tensors differ, e.g. {odd[0]}")
+            raise InputError(
+                f"the adapter does not match this base: {len(odd)} tensors differ, e.g. {odd[0]}"
+            )
         for name in bucket.names:
             for which, leaf in (("A", bucket.a[name]), ("B", bucket.b[name])):
                 tensor = tensors[f"{PEFT_PREFIX}{name}.lora_{which}.weight"]
                 if tensor.T.shape != leaf[position].shape:
-                    raise InputError(f"the adapter does not match this base: {name}.lora_{which} is {tuple(tensor.shape)}, expected {tuple(leaf[position].T.shape)}")
+                    raise InputError(
+                        f"the adapter does not match this base: {name}.lora_{which} is {tuple(tensor.shape)}, expected {tuple(leaf[position].T.shape)}"
+                    )
                 leaf[position].copy_(tensor.T)
 
     @torch.no_grad()
@@ -219,7 +229,9 @@ class Bank:
         found = {}
         for name in bucket.names:
             for which, leaf in (("A", bucket.a[name]), ("B", bucket.b[name])):
-                found[f"{PEFT_PREFIX}{name}.lora_{which}.weight"] = leaf[position].detach().T.cpu().clone(memory_format=torch.contiguous_format)
+                found[f"{PEFT_PREFIX}{name}.lora_{which}.weight"] = (
+                    leaf[position].detach().T.cpu().clone(memory_format=torch.contiguous_format)
+                )
         return found
 
     def keep(self, slots: Sequence[int]) -> list[Tensor]:
@@ -231,7 +243,11 @@ class Bank:
         wanted = set(slots)
         positions, remaining = [], []
         for bucket in self.buckets:
-            index = torch.tensor([i for i, slot in enumerate(bucket.slots) if slot in wanted], dtype=torch.long, device=self.device)
+            index = torch.tensor(
+                [i for i, slot in enumerate(bucket.slots) if slot in wanted],
+                dtype=torch.long,
+                device=self.device,
+            )
             if len(index) == 0:
                 positions.append(index)
                 continue
@@ -253,7 +269,14 @@ class Bank:
         return [slot for bucket in self.buckets for slot in bucket.slots]
 
     @contextmanager
-    def active(self, order: Sequence[int | None], *, rows: int, dropout: dict[int, tuple[float, int]] | None = None, step: int = 0) -> Iterator[None]:
+    def active(
+        self,
+        order: Sequence[int | None],
+        *,
+        rows: int,
+        dropout: dict[int, tuple[float, int]] | None = None,
+        step: int = 0,
+    ) -> Iterator[None]:
         """Within the block, a batch is `len(order)` blocks of `rows` rows, block i under slot `order[i]` (None: the base).
 
         Args:
@@ -275,7 +298,11 @@ class Bank:
             stop = start + 1
             if slot is not None:
                 bucket = self.bucket_of[slot]
-                while stop < len(self.order) and self.order[stop] is not None and self.bucket_of[self.order[stop]] is bucket:  # type: ignore[index]
+                while (
+                    stop < len(self.order)
+                    and self.order[stop] is not None
+                    and self.bucket_of[self.order[stop]] is bucket
+                ):  # type: ignore[index]
                     stop += 1
                 slots = tuple(slot for slot in self.order[start:stop] if slot is not None)
                 whole = list(slots) == bucket.slots
@@ -296,7 +323,9 @@ class Bank:
         for block, slot in enumerate(run.slots):
             probability, seed = self.dropout.get(slot, (0.0, 0))
             if probability:
-                generator = torch.Generator(device=x_MNI.device).manual_seed(seed_from("dropout", seed, self.step, name))
+                generator = torch.Generator(device=x_MNI.device).manual_seed(
+                    seed_from("dropout", seed, self.step, name)
+                )
                 kept = torch.empty_like(masks_MNI[block]).bernoulli_(1 - probability, generator=generator)
                 masks_MNI[block] = kept / (1 - probability)
         return masks_MNI

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from loramem.core.config import parse
 from loramem.core.errors import InputError
 from loramem.core.files import read_json, write_json
 from loramem.modules.bank import PEFT_PREFIX
@@ -28,7 +29,7 @@ def save(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor], *, model: 
     """
     names = resolve_targets(model, spec)
     layers = linears(model)
-    config = {
+    config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
@@ -49,11 +50,17 @@ def save(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor], *, model: 
     ambiguous = {name for name in layers if name.rsplit(".", 1)[-1] in config["target_modules"]}
     if "layers_to_transform" not in config and ambiguous != set(names):
         config["target_modules"] = names
-    elif "layers_to_transform" in config and {name for name in ambiguous if layer_of(name) in config["layers_to_transform"]} != set(names):
+    elif "layers_to_transform" in config and {
+        name for name in ambiguous if layer_of(name) in config["layers_to_transform"]
+    } != set(names):
         config["target_modules"] = names
         del config["layers_to_transform"]
     write_json(folder / CONFIG, config)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt", "loramem_spec": spec.model_dump_json()})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt", "loramem_spec": spec.model_dump_json()},
+    )
 
 
 def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
@@ -65,14 +72,25 @@ def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
     """
     if not (folder / WEIGHTS).exists():
         pickles = sorted(path.name for path in folder.glob("*.bin"))
-        hint = f" (found {', '.join(pickles)}: pickled weights can run code and are refused)" if pickles else ""
+        hint = (
+            f" (found {', '.join(pickles)}: pickled weights can run code and are refused)" if pickles else ""
+        )
         raise InputError(f"{folder}: no {WEIGHTS}{hint}")
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InputError(f"{folder / CONFIG}: not a LoRA adapter")
-    for key, plain in (("use_rslora", False), ("use_dora", False), ("bias", "none"), ("rank_pattern", {}), ("alpha_pattern", {}), ("modules_to_save", None)):
+    for key, plain in (
+        ("use_rslora", False),
+        ("use_dora", False),
+        ("bias", "none"),
+        ("rank_pattern", {}),
+        ("alpha_pattern", {}),
+        ("modules_to_save", None),
+    ):
         if config.get(key, plain) not in (plain, None):
-            raise InputError(f"{folder / CONFIG}: {key} = {config[key]!r} is not supported; only plain LoRA adapters are")
+            raise InputError(
+                f"{folder / CONFIG}: {key} = {config[key]!r} is not supported; only plain LoRA adapters are"
+            )
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -83,16 +101,18 @@ def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
     for name, tensor in tensors.items():
         inner = tensor.shape[0] if ".lora_A." in name else tensor.shape[-1]
         if not name.startswith(PEFT_PREFIX) or tensor.ndim != 2 or inner != rank:
-            raise InputError(f"{folder / WEIGHTS}: {name} of shape {tuple(tensor.shape)} does not fit rank {rank}")
+            raise InputError(
+                f"{folder / WEIGHTS}: {name} of shape {tuple(tensor.shape)} does not fit rank {rank}"
+            )
     if "loramem_spec" in metadata:
         return LoraSpec.model_validate_json(metadata["loramem_spec"]), tensors
     targets = config.get("target_modules")
     layers = config.get("layers_to_transform")
-    return (
-        LoraSpec(
-            rank=rank, alpha=config.get("lora_alpha", rank), dropout=config.get("lora_dropout", 0.0),
-            targets=tuple(targets) if isinstance(targets, list) else targets,
-            layers="all" if layers is None else tuple(layers),
-        ),
-        tensors,
-    )  # fmt: skip
+    described = {
+        "rank": rank,
+        "alpha": config.get("lora_alpha", rank),
+        "dropout": config.get("lora_dropout", 0.0),
+        "targets": targets,
+        "layers": "all" if layers is None else layers,
+    }
+    return parse(LoraSpec, described, str(folder / CONFIG)), tensors

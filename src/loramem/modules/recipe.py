@@ -21,7 +21,9 @@ class ModuleConfig(Config):
     optimizer: Optimizer
 
 
-def trained_recipe(base: Base, supervision_hash: str, config: ModuleConfig, *, steps: int, length: int, seed: int) -> dict:
+def trained_recipe(
+    base: Base, supervision_hash: str, config: ModuleConfig, *, steps: int, length: int, seed: int
+) -> dict:
     """The recipe of a `trained` module. Device, packing and paths are left out on purpose."""
     return {
         "type": "trained",

@@ -81,7 +81,9 @@ class Store:
     ) -> None:
         """Save a finished module; `recipe.json` is written last, its presence means complete."""
         body = {"id": identity, "recipe": recipe, **(extra or {})}
-        with new_folder(self.module_folder(identity), marker=MODULE_MARKER, marker_value=lambda: body) as folder:
+        with new_folder(
+            self.module_folder(identity), marker=MODULE_MARKER, marker_value=lambda: body
+        ) as folder:
             peft_format.save(folder, spec, tensors, model=model, base_name=base_name)
             write_jsonl(folder / "training.jsonl", log)
             write_json(folder / "ledger.json", ledger)
@@ -114,7 +116,9 @@ class Store:
     def put_reading(self, identity: str, reading: dict, predictions: Sequence[dict], ledger: dict) -> None:
         """Save finished predictions; they never change once written."""
         body = {"id": identity, "reading": reading, "ledger": ledger}
-        with new_folder(self.reading_folder(identity), marker=READING_MARKER, marker_value=lambda: body) as folder:
+        with new_folder(
+            self.reading_folder(identity), marker=READING_MARKER, marker_value=lambda: body
+        ) as folder:
             write_jsonl(folder / "predictions.jsonl", predictions)
 
     # -- names -----------------------------------------------------------------------------------
@@ -126,5 +130,9 @@ class Store:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise UnknownName(f"{kind[:-1]} {prefix!r} is not unique: {', '.join(name[:16] for name in matches[:5])}")
-        raise UnknownName(f"no {kind[:-1]} {prefix!r} in {self.root}; {nearest(prefix, [name[:12] for name in known][:20])}")
+            raise UnknownName(
+                f"{kind[:-1]} {prefix!r} is not unique: {', '.join(name[:16] for name in matches[:5])}"
+            )
+        raise UnknownName(
+            f"no {kind[:-1]} {prefix!r} in {self.root}; {nearest(prefix, [name[:12] for name in known][:20])}"
+        )

@@ -22,8 +22,12 @@ def is_linear(module: nn.Module) -> bool:
 
 def features(module: nn.Module) -> tuple[int, int]:
     """(in, out) of a linear layer; Conv1D keeps its weight as [in, out]."""
-    weight = module.weight
-    return (weight.shape[0], weight.shape[1]) if isinstance(module, Conv1D) else (weight.shape[1], weight.shape[0])
+    weight: Any = module.weight
+    return (
+        (weight.shape[0], weight.shape[1])
+        if isinstance(module, Conv1D)
+        else (weight.shape[1], weight.shape[0])
+    )
 
 
 def linears(model: Any) -> dict[str, nn.Module]:
@@ -78,7 +82,11 @@ def resolve_targets(model: Any, spec: LoraSpec) -> list[str]:
     names = list(linears(model))
     count = 1 + max((layer for name in names if (layer := layer_of(name)) is not None), default=-1)
     layers = set(resolve_layers(spec, count))
-    within = [name for name in names if layer_of(name) in layers or (layer_of(name) is None and spec.layers == "all")]
+    within = [
+        name
+        for name in names
+        if layer_of(name) in layers or (layer_of(name) is None and spec.layers == "all")
+    ]
     if spec.targets == "all-linear":
         return within
     if spec.targets in ("attention", "mlp"):
@@ -87,7 +95,9 @@ def resolve_targets(model: Any, spec: LoraSpec) -> list[str]:
     suffixes = {name.rsplit(".", 1)[-1] for name in names}
     for target in wanted:
         if target not in suffixes:
-            raise InputError(f"unknown target {target!r}; {nearest(target, [*suffixes, 'all-linear', 'attention', 'mlp'])}")
+            raise InputError(
+                f"unknown target {target!r}; {nearest(target, [*suffixes, 'all-linear', 'attention', 'mlp'])}"
+            )
     return [name for name in within if name.rsplit(".", 1)[-1] in wanted]
 
 

@@ -19,7 +19,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--final-steps", type=int, default=1000, help="steps of the last, mixed stage")
     parser.add_argument("--train-only", action="store_true", help="keep the checkpoint, write no base")
-    parser.add_argument("--export-only", action="store_true", help="write base and card of the checkpoint as it is")
+    parser.add_argument(
+        "--export-only", action="store_true", help="write base and card of the checkpoint as it is"
+    )
     options = parser.parse_args()
     if not options.export_only:
         train(options.work, seed=options.seed, final_steps=options.final_steps)

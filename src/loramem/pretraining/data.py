@@ -40,7 +40,9 @@ def induction(rng: random.Random, vocab: int, *, length: int, rows: int) -> Batc
     generator = torch.Generator().manual_seed(rng.randrange(2**62))
     first_BT = torch.randint(len(SPECIALS), vocab, (rows, length), generator=generator)
     order_BS = torch.rand(rows, length // 4, generator=generator).argsort(dim=1)
-    again_BT = first_BT.view(rows, -1, 4).gather(1, order_BS[:, :, None].expand(-1, -1, 4)).reshape(rows, length)
+    again_BT = (
+        first_BT.view(rows, -1, 4).gather(1, order_BS[:, :, None].expand(-1, -1, 4)).reshape(rows, length)
+    )
     learn = torch.ones(rows, 2 * length, dtype=torch.bool)
     learn[:, :length] = False
     learn[:, length::4] = False
@@ -134,7 +136,10 @@ def common(rng: random.Random, *, count: int) -> Segments:
         segments = [(BOS, False)]
         for index, fact in enumerate(facts):
             template = rng.choice(phrasing.statements(fact.relation, held=False))
-            segments += [(("" if index == 0 else " ") + phrasing.cloze(template).format(e=fact.entity), False), (f" {fact.value}.", True)]
+            segments += [
+                (("" if index == 0 else " ") + phrasing.cloze(template).format(e=fact.entity), False),
+                (f" {fact.value}.", True),
+            ]
     return segments
 
 
@@ -166,7 +171,16 @@ def encode(tokenizer: Tokenizer, rows: Sequence[Segments], *, limit: int) -> Bat
     return Batch(ids_BT, learn_BT)
 
 
-def batch(tokenizer: Tokenizer, make: Callable[[random.Random], Segments], *, seed: int, step: int, tag: str, rows: int, limit: int) -> Batch:
+def batch(
+    tokenizer: Tokenizer,
+    make: Callable[[random.Random], Segments],
+    *,
+    seed: int,
+    step: int,
+    tag: str,
+    rows: int,
+    limit: int,
+) -> Batch:
     """`rows` examples of `make`, seeded by (seed, step, tag)."""
     rng = random.Random(seed_from("pretraining", seed, step, tag))
     return encode(tokenizer, [make(rng) for _ in range(rows)], limit=limit)

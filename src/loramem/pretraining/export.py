@@ -34,7 +34,8 @@ def export(work: Path, to: Path, *, seed: int) -> Path:
         for name, parameter in model.named_parameters():
             parameter.copy_(file.get_tensor(f"weight/{name}"))
     to.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(to)
+    model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+    model.save_pretrained(to)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token=BOS, eos_token=END, pad_token=PAD, additional_special_tokens=list(SPECIALS[3:]),
         model_max_length=CONTEXT, clean_up_tokenization_spaces=False, chat_template=CHAT_TEMPLATE,

@@ -73,8 +73,22 @@ def curriculum(final_steps: int) -> tuple[Stage, ...]:
         Stage("lookup-2-one-form", (Part("lookup", 96, _lookup((2,), 1)), keep), 500, 0.15),
         Stage("lookup-2", (Part("lookup", 96, _lookup((2,), FORMS)), common, keep), 500, 0.15),
         Stage("lookup-4", (Part("lookup", 56, _lookup((2, 4), FORMS)), common, keep), 400, 0.15),
-        Stage("lookup-8", (Part("lookup", 32, _lookup((2, 4, 8, 8), FORMS)), common, Part("reading", 16, _reading(2, 6))), 400, 0.15),
-        Stage("lookup-16", (Part("lookup", 16, _lookup((4, 8, 16, 16), FORMS)), common, Part("reading", 12, _reading(2, 12))), 300, 0.15),
+        Stage(
+            "lookup-8",
+            (Part("lookup", 32, _lookup((2, 4, 8, 8), FORMS)), common, Part("reading", 16, _reading(2, 6))),
+            400,
+            0.15,
+        ),
+        Stage(
+            "lookup-16",
+            (
+                Part("lookup", 16, _lookup((4, 8, 16, 16), FORMS)),
+                common,
+                Part("reading", 12, _reading(2, 12)),
+            ),
+            300,
+            0.15,
+        ),
     ]
     final = (
         Part("lookup", 12, _lookup((2, 4, 8, 12, 16, 24, 32, 32), FORMS)),
@@ -117,7 +131,11 @@ def _save(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW, s
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = value
     temporary = folder / "checkpoint.safetensors.part"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"state": json.dumps(vars(state))})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        temporary,
+        metadata={"state": json.dumps(vars(state))},
+    )
     temporary.replace(folder / "checkpoint.safetensors")
 
 
@@ -131,7 +149,9 @@ def _resume(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.AdamW)
         for name, parameter in model.named_parameters():
             parameter.copy_(file.get_tensor(f"weight/{name}"))
             optimizer.state[parameter] = {
-                key: file.get_tensor(f"{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in keys
+                key: file.get_tensor(f"{key}/{name}")
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}/{name}" in keys
             }
     return state
 
@@ -140,7 +160,9 @@ def _batch(tokenizer: Tokenizer, part: Part, seed: int, step: int) -> data.Batch
     if part.make is None:
         rng = random.Random(seed_from("pretraining", seed, step, part.name))
         return data.induction(rng, tokenizer.get_vocab_size(), length=part.length, rows=part.rows)
-    return data.batch(tokenizer, part.make, seed=seed, step=step, tag=part.name, rows=part.rows, limit=CONTEXT)
+    return data.batch(
+        tokenizer, part.make, seed=seed, step=step, tag=part.name, rows=part.rows, limit=CONTEXT
+    )
 
 
 def _loss(model: LlamaForCausalLM, batch: data.Batch) -> torch.Tensor:
@@ -152,7 +174,15 @@ def _loss(model: LlamaForCausalLM, batch: data.Batch) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits_NV.float(), batch.ids_BT[:, 1:][batch.learn_BT[:, 1:]])
 
 
-def train(folder: Path, *, seed: int = 0, final_steps: int = 1800, lr: float = 3e-3, save_every: int = 100, stages: tuple[Stage, ...] | None = None) -> State:
+def train(
+    folder: Path,
+    *,
+    seed: int = 0,
+    final_steps: int = 1800,
+    lr: float = 3e-3,
+    save_every: int = 100,
+    stages: tuple[Stage, ...] | None = None,
+) -> State:
     """Train in `folder` until the curriculum ends, from its checkpoint if it has one."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(seed)
@@ -183,10 +213,21 @@ def train(folder: Path, *, seed: int = 0, final_steps: int = 1800, lr: float = 3
         state.seconds = time.perf_counter() - started
         if state.step % 20 == 0:
             losses = " ".join(f"{name} {value:.3f}" for name, value in state.averages.items())
-            print(f"{stage.name} step {state.stage_step}/{stage.steps} | {losses} | {state.tokens / 1e6:.2f}M tokens {state.seconds:.0f}s", flush=True)
+            print(
+                f"{stage.name} step {state.stage_step}/{stage.steps} | {losses} | {state.tokens / 1e6:.2f}M tokens {state.seconds:.0f}s",
+                flush=True,
+            )
         reached = state.stage_step >= 20 and state.averages[stage.parts[0].name] < stage.until
         if reached or state.stage_step >= stage.steps:
-            state.history.append({"stage": stage.name, "steps": state.stage_step, "tokens": state.tokens, "seconds": round(state.seconds, 1), "loss": dict(state.averages)})
+            state.history.append(
+                {
+                    "stage": stage.name,
+                    "steps": state.stage_step,
+                    "tokens": state.tokens,
+                    "seconds": round(state.seconds, 1),
+                    "loss": dict(state.averages),
+                }
+            )
             state.stage, state.stage_step, state.averages = state.stage + 1, 0, {}
             _save(folder, model, optimizer, state)
         elif state.step % save_every == 0:

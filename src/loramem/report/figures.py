@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -23,12 +24,25 @@ from matplotlib.ticker import PercentFormatter
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h", "<", ">")
 STYLES = {"closed": ("0.35", ":"), "wrong-module": ("0.35", "--"), "icl": ("0.1", "-.")}
-NAMES = {"closed": "base alone", "wrong-module": "wrong module", "icl": "in context (ICL)", "module": "module"}
+NAMES = {
+    "closed": "base alone",
+    "wrong-module": "wrong module",
+    "icl": "in context (ICL)",
+    "module": "module",
+}
 TITLES = {
     "exact_match": "exact match", "efficacy": "efficacy", "paraphrase": "paraphrase", "neighbourhood": "neighbourhood",
     "edit_score": "edit score", "generation_match": "generation match", "token_f1": "token F1",
 }  # fmt: skip
-matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "loramem", "font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False})
+matplotlib.rcParams.update(
+    {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "loramem",
+        "font.family": "DejaVu Sans",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+)
 
 
 def palette(ranks: list[int]) -> dict[int, tuple]:
@@ -45,7 +59,9 @@ def _curve(axis, part: pd.DataFrame, x: str, **style) -> None:
     known = part[part["mean"].notna()]
     axis.plot(known[x], known["mean"], **style)
     if len(known) > 1:
-        axis.fill_between(known[x], known["ci_low"], known["ci_high"], color=style.get("color"), alpha=0.15, linewidth=0)
+        axis.fill_between(
+            known[x], known["ci_low"], known["ci_high"], color=style.get("color"), alpha=0.15, linewidth=0
+        )
     else:
         axis.vlines(known[x], known["ci_low"], known["ci_high"], color=style.get("color"))
     for hole in part[part["mean"].isna()][x]:
@@ -60,7 +76,9 @@ def _percent(axis) -> None:
 
 def _load_axis(axis, sizes: list[int]) -> None:
     axis.set_xscale("log", base=2)
-    axis.set_xticks(sizes, [f"{size / 1000:g}K" if size >= 1000 else str(size) for size in sizes], minor=False)
+    axis.set_xticks(
+        sizes, [f"{size / 1000:g}K" if size >= 1000 else str(size) for size in sizes], minor=False
+    )
     axis.minorticks_off()
     axis.set_xlabel("knowledge written (tokens of the base)")
 
@@ -73,18 +91,37 @@ def by_load(cells: pd.DataFrame, source: str, metric: str, probe: str | None) ->
     colours = palette(_ranks(part))
     for number, (rank, colour) in enumerate(colours.items()):
         mine = part[(part["reading"] == "module") & (part["rank"] == rank)]
-        _curve(axis, mine, "size_tokens", color=colour, marker=MARKERS[number % len(MARKERS)], label=f"module, rank {rank}", linewidth=1.8)
-    for reading, (colour, style) in STYLES.items():
+        _curve(
+            axis,
+            mine,
+            "size_tokens",
+            color=colour,
+            marker=MARKERS[number % len(MARKERS)],
+            label=f"module, rank {rank}",
+            linewidth=1.8,
+        )
+    for reading, (grey, style) in STYLES.items():
         other = part[part["reading"] == reading]
         if len(other):
-            mean = other.groupby("size_tokens", as_index=False).agg(mean=("mean", "mean"), ci_low=("ci_low", "min"), ci_high=("ci_high", "max"))
-            label = NAMES[reading] + (", mean over ranks" if reading == "wrong-module" and len(colours) > 1 else "")
-            _curve(axis, mean, "size_tokens", color=colour, linestyle=style, label=label, linewidth=1.3)
+            mean = other.groupby("size_tokens", as_index=False).agg(
+                mean=("mean", "mean"), ci_low=("ci_low", "min"), ci_high=("ci_high", "max")
+            )
+            label = NAMES[reading] + (
+                ", mean over ranks" if reading == "wrong-module" and len(colours) > 1 else ""
+            )
+            _curve(axis, mean, "size_tokens", color=grey, linestyle=style, label=label, linewidth=1.3)
     _percent(axis)
     _load_axis(axis, sorted(int(size) for size in part["size_tokens"].dropna().unique()))
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
-    axis.set_title(f"{source}: {TITLES.get(metric, metric)}" + (f", {probe} wording" if probe in ("trained", "heldout") else ""), fontsize=10, loc="left")
-    figure.legend(*axis.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=3)
+    axis.set_title(
+        f"{source}: {TITLES.get(metric, metric)}"
+        + (f", {probe} wording" if probe in ("trained", "heldout") else ""),
+        fontsize=10,
+        loc="left",
+    )
+    figure.legend(
+        *axis.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=3
+    )
     return figure
 
 
@@ -94,8 +131,18 @@ def by_rank(cells: pd.DataFrame, source: str, metric: str, probe: str | None) ->
     part = part[part["probe"] == probe] if probe else part
     figure, axis = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     sizes = sorted(int(size) for size in part["size_tokens"].dropna().unique())
-    for number, (size, colour) in enumerate(zip(sizes, sns.color_palette("rocket_r", len(sizes) + 1)[1:], strict=True)):
-        _curve(axis, part[part["size_tokens"] == size], "rank", color=colour, marker=MARKERS[number % len(MARKERS)], label=f"{size:,} tokens", linewidth=1.8)
+    for number, (size, colour) in enumerate(
+        zip(sizes, sns.color_palette("rocket_r", len(sizes) + 1)[1:], strict=True)
+    ):
+        _curve(
+            axis,
+            part[part["size_tokens"] == size],
+            "rank",
+            color=colour,
+            marker=MARKERS[number % len(MARKERS)],
+            label=f"{size:,} tokens",
+            linewidth=1.8,
+        )
     ranks = _ranks(part)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ranks, [str(rank) for rank in ranks])
@@ -104,7 +151,9 @@ def by_rank(cells: pd.DataFrame, source: str, metric: str, probe: str | None) ->
     _percent(axis)
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
     axis.set_title(f"{source}: {TITLES.get(metric, metric)} by rank", fontsize=10, loc="left")
-    figure.legend(*axis.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=4)
+    figure.legend(
+        *axis.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=4
+    )
     return figure
 
 
@@ -113,16 +162,41 @@ def heat_map(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
     part = cells[(cells["source"] == source) & (cells["metric"] == metric) & (cells["reading"] == "module")]
     part = part[part["probe"] == probe] if probe else part
     ranks, sizes = _ranks(part), sorted(int(size) for size in part["size_tokens"].dropna().unique())
-    means = part.pivot_table(index="rank", columns="size_tokens", values="mean", aggfunc="mean", dropna=False).reindex(index=ranks[::-1], columns=sizes)
-    counts = part.pivot_table(index="rank", columns="size_tokens", values="n", aggfunc="sum", dropna=False).reindex(index=ranks[::-1], columns=sizes)
+    means = part.pivot_table(
+        index="rank", columns="size_tokens", values="mean", aggfunc="mean", dropna=False
+    ).reindex(index=ranks[::-1], columns=sizes)
+    counts = part.pivot_table(
+        index="rank", columns="size_tokens", values="n", aggfunc="sum", dropna=False
+    ).reindex(index=ranks[::-1], columns=sizes)
     figure, axis = plt.subplots(figsize=(5.4, 0.9 + 0.55 * max(2, len(ranks))), layout="constrained")
     axis.set_facecolor("0.9")
     axis.patch.set(hatch="///", edgecolor="0.6")
-    labels = np.array([[("" if pd.isna(mean) else f"{100 * mean:.0f} %\nn={count:.0f}") for mean, count in zip(*rows, strict=True)] for rows in zip(means.to_numpy(float), counts.to_numpy(float), strict=True)])
-    sns.heatmap(means.astype(float), annot=labels, fmt="", vmin=0, vmax=1, cmap="viridis", ax=axis, annot_kws={"fontsize": 7.5}, cbar=False, mask=means.isna().to_numpy())
+    labels = np.array(
+        [
+            [
+                ("" if pd.isna(mean) else f"{100 * mean:.0f} %\nn={count:.0f}")
+                for mean, count in zip(*rows, strict=True)
+            ]
+            for rows in zip(means.to_numpy(float), counts.to_numpy(float), strict=True)
+        ]
+    )
+    sns.heatmap(
+        means.astype(float),
+        annot=labels,
+        fmt="",
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        ax=axis,
+        annot_kws={"fontsize": 7.5},
+        cbar=False,
+        mask=means.isna().to_numpy(),
+    )
     axis.set_xlabel("knowledge written (tokens of the base)")
     axis.set_ylabel("rank")
-    axis.set_title(f"{source}: {TITLES.get(metric, metric)} of the module (hatched: no result)", fontsize=10, loc="left")
+    axis.set_title(
+        f"{source}: {TITLES.get(metric, metric)} of the module (hatched: no result)", fontsize=10, loc="left"
+    )
     return figure
 
 
@@ -133,7 +207,11 @@ def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
     part = part[part["size_tokens"] == part["size_tokens"].max()]
     top = part["rank"].max()
     part = part[(part["rank"] == top) | part["rank"].isna()]
-    order = [reading for reading in ("closed", "wrong-module", "module", "icl") if (part["reading"] == reading).any()]
+    order = [
+        reading
+        for reading in ("closed", "wrong-module", "module", "icl")
+        if (part["reading"] == reading).any()
+    ]
     figure, axis = plt.subplots(figsize=(5.4, 0.7 + 0.42 * len(order)), layout="constrained")
     for place, reading in enumerate(order):
         row = part[part["reading"] == reading].iloc[0]
@@ -142,12 +220,28 @@ def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
             continue
         axis.barh(place, row["mean"], color="#3b6ea5" if reading == "module" else "0.7", height=0.6)
         axis.hlines(place, row["ci_low"], row["ci_high"], color="black", linewidth=1.4)
-        axis.text(min(row["ci_high"], 0.97) + 0.015, place, f"{100 * row['mean']:.0f} % [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]", va="center", fontsize=8)
-    axis.set_yticks(range(len(order)), [NAMES[reading] + (f", rank {int(top)}" if "module" in reading and not pd.isna(top) else "") for reading in order])
+        axis.text(
+            min(row["ci_high"], 0.97) + 0.015,
+            place,
+            f"{100 * row['mean']:.0f} % [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]",
+            va="center",
+            fontsize=8,
+        )
+    axis.set_yticks(
+        range(len(order)),
+        [
+            NAMES[reading] + (f", rank {int(top)}" if "module" in reading and not pd.isna(top) else "")
+            for reading in order
+        ],
+    )
     axis.set_xlim(0, 1.25)
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
-    axis.set_title(f"{source}: {TITLES.get(metric, metric)} at {int(part['size_tokens'].max()):,} tokens", fontsize=10, loc="left")
+    axis.set_title(
+        f"{source}: {TITLES.get(metric, metric)} at {int(part['size_tokens'].max()):,} tokens",
+        fontsize=10,
+        loc="left",
+    )
     return figure
 
 
@@ -160,7 +254,13 @@ def training(curves: list[dict], source: str) -> Figure:
     colours = palette(ranks)
     for curve in mine:
         steps = [row["step"] for row in curve["log"]]
-        axis.plot(steps, [max(row["loss"], 1e-4) for row in curve["log"]], color=colours[curve["rank"]], linewidth=0.6 + 1.4 * (1 + sizes.index(curve["size_tokens"])) / len(sizes), alpha=0.75)
+        axis.plot(
+            steps,
+            [max(row["loss"], 1e-4) for row in curve["log"]],
+            color=colours[curve["rank"]],
+            linewidth=0.6 + 1.4 * (1 + sizes.index(curve["size_tokens"])) / len(sizes),
+            alpha=0.75,
+        )
     handles = [matplotlib.lines.Line2D([], [], color=colours[rank], label=f"rank {rank}") for rank in ranks]
     figure.legend(handles=handles, fontsize=7.5, frameon=False, loc="outside lower center", ncols=6)
     axis.set_xscale("log")
@@ -189,7 +289,10 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%" role="img"', inline, count=1)
 
 
-MAIN = {"phonebook": (("exact_match", "trained"), ("exact_match", "heldout")), "counterfact": (("efficacy", "trained"), ("edit_score", None))}
+MAIN = {
+    "phonebook": (("exact_match", "trained"), ("exact_match", "heldout")),
+    "counterfact": (("efficacy", "trained"), ("edit_score", None)),
+}
 
 
 def draw(cells: pd.DataFrame, curves: list[dict], folder: Path) -> list[dict]:
@@ -197,21 +300,60 @@ def draw(cells: pd.DataFrame, curves: list[dict], folder: Path) -> list[dict]:
     found: list[dict] = []
     for source in cells["source"].dropna().unique():
         own = cells[cells["source"] == source]
-        wanted = MAIN.get(source) or tuple((metric, "trained" if ((own["metric"] == metric) & (own["probe"] == "trained")).any() else None) for metric in own["metric"].unique()[:2])
-        wanted = [(metric, probe) for metric, probe in wanted if ((own["metric"] == metric) & ((own["probe"] == probe) if probe else own["probe"].isna())).any()]
+        wanted: Sequence[tuple[str, str | None]] = MAIN.get(source) or tuple(
+            (metric, "trained" if ((own["metric"] == metric) & (own["probe"] == "trained")).any() else None)
+            for metric in own["metric"].unique()[:2]
+        )
+        wanted = [
+            (metric, probe)
+            for metric, probe in wanted
+            if ((own["metric"] == metric) & ((own["probe"] == probe) if probe else own["probe"].isna())).any()
+        ]
         plots: list[tuple[str, Callable[[], Figure], str]] = []
         for metric, probe in wanted:
             tag = f"{metric}-{probe}" if probe else metric
-            plots.append((f"{source}-load-{tag}", lambda m=metric, p=probe: by_load(cells, source, m, p), "Score against the amount written. Bands: 95 % interval over facts and seeds. A red cross: no result."))
+            plots.append(
+                (
+                    f"{source}-load-{tag}",
+                    partial(by_load, cells, source, metric, probe),
+                    "Score against the amount written. Bands: 95 % interval over facts and seeds. A red cross: no result.",
+                )
+            )
         if wanted:
             metric, probe = wanted[0]
             if len(_ranks(own)) > 1:
-                plots.append((f"{source}-rank", lambda m=metric, p=probe: by_rank(cells, source, m, p), "Score against rank, one line per amount written."))
+                plots.append(
+                    (
+                        f"{source}-rank",
+                        partial(by_rank, cells, source, metric, probe),
+                        "Score against rank, one line per amount written.",
+                    )
+                )
             if len(_ranks(own)):
-                plots.append((f"{source}-heat", lambda m=metric, p=probe: heat_map(cells, source, m, p), "Every module of the grid; n counts scored probes over all seeds."))
-            plots.append((f"{source}-controls", lambda m=metric, p=probe: controls(cells, source, m, p), "What the same questions give without the module, with a module that learnt something else, and with the text in the context."))
+                plots.append(
+                    (
+                        f"{source}-heat",
+                        partial(heat_map, cells, source, metric, probe),
+                        "Every module of the grid; n counts scored probes over all seeds.",
+                    )
+                )
+            plots.append(
+                (
+                    f"{source}-controls",
+                    partial(controls, cells, source, metric, probe),
+                    "What the same questions give without the module, with a module that learnt something else, and with the text in the context.",
+                )
+            )
         if any(curve["source"] == source for curve in curves):
-            plots.append((f"{source}-training", lambda: training(curves, source), "A flat end says that more of the same budget would change little; a falling end says that the budget ended first."))
+            plots.append(
+                (
+                    f"{source}-training",
+                    partial(training, curves, source),
+                    "A flat end says that more of the same budget would change little; a falling end says that the budget ended first.",
+                )
+            )
         for name, make, caption in plots:
-            found.append({"source": source, "name": name, "caption": caption, "svg": save(make(), folder, name)})
+            found.append(
+                {"source": source, "name": name, "caption": caption, "svg": save(make(), folder, name)}
+            )
     return found

@@ -47,8 +47,17 @@ def headline(summary: dict) -> list[str]:
     cells = [cell for cell in summary["cells"] if cell["mean"] is not None]
     sentences = []
     for source in dict.fromkeys(cell["source"] for cell in cells):
-        metric = next((m for m in ("exact_match", "efficacy", "token_f1") if any(c["metric"] == m and c["source"] == source for c in cells)), None)
-        own = [c for c in cells if c["source"] == source and c["metric"] == metric and c["probe"] == "trained"]
+        metric = next(
+            (
+                m
+                for m in ("exact_match", "efficacy", "token_f1")
+                if any(c["metric"] == m and c["source"] == source for c in cells)
+            ),
+            None,
+        )
+        own = [
+            c for c in cells if c["source"] == source and c["metric"] == metric and c["probe"] == "trained"
+        ]
         modules = [c for c in own if c["reading"] == "module"]
         if not modules:
             continue
@@ -57,11 +66,19 @@ def headline(summary: dict) -> list[str]:
         parts = []
         for rank in dict.fromkeys((low, high)):
             found = {c["size_tokens"]: c for c in modules if c["rank"] == rank}
-            shown = [f"{interval(found[size])} % at {size:,} tokens" for size in dict.fromkeys((small, large)) if size in found]
+            shown = [
+                f"{interval(found[size])} % at {size:,} tokens"
+                for size in dict.fromkeys((small, large))
+                if size in found
+            ]
             parts.append(f"rank {rank} gives {' and '.join(shown)}")
         others = [c for c in own if c["reading"] in ("closed", "icl") and c["size_tokens"] == large]
         beside = "; ".join(f"{NAMES[c['reading']]} {interval(c)} %" for c in others)
-        sentences.append(f"{source}, {TITLES.get(str(metric), metric)}: " + ", ".join(parts) + (f". At {large:,} tokens: {beside}." if beside else "."))
+        sentences.append(
+            f"{source}, {TITLES.get(str(metric), metric)}: "
+            + ", ".join(parts)
+            + (f". At {large:,} tokens: {beside}." if beside else ".")
+        )
     return sentences
 
 
@@ -77,7 +94,13 @@ def render(info: dict, rows: pd.DataFrame, summary: dict, out: Path) -> Path:
     figures = draw(cells, info["training"], out / "figures") if len(cells) else []
     for figure in figures:
         figure["svg"] = Markup(figure["svg"])  # drawn by matplotlib, which escapes its texts
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("loramem.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("loramem.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(percent=percent, interval=interval, number=number, clock=clock)
     page = environment.get_template("report.html.j2").render(
         info=info, summary=summary, figures=figures, headline=headline(summary), titles=TITLES, names=NAMES,
@@ -94,16 +117,27 @@ def text_tables(summary: dict) -> Sequence[Table]:
     tables = []
     for source in dict.fromkeys(cell["source"] for cell in summary["cells"]):
         own = [c for c in summary["cells"] if c["source"] == source]
-        metric = next((m for m in ("exact_match", "efficacy", "token_f1") if any(c["metric"] == m for c in own)), own[0]["metric"])
+        metric = next(
+            (m for m in ("exact_match", "efficacy", "token_f1") if any(c["metric"] == m for c in own)),
+            own[0]["metric"],
+        )
         own = [c for c in own if c["metric"] == metric and c["probe"] in ("trained", None)]
         sizes = sorted({c["size_tokens"] for c in own})
-        table = Table(title=f"{source}: {TITLES.get(metric, metric)}, % [95 % interval]", title_justify="left")
+        table = Table(
+            title=f"{source}: {TITLES.get(metric, metric)}, % [95 % interval]", title_justify="left"
+        )
         table.add_column("reading")
         for size in sizes:
             table.add_column(f"{size:,} tokens", justify="right")
-        lines = sorted({(c["reading"], c["rank"]) for c in own}, key=lambda line: (line[0] != "module", line[0], line[1] or 0))
+        lines = sorted(
+            {(c["reading"], c["rank"]) for c in own},
+            key=lambda line: (line[0] != "module", line[0], line[1] or 0),
+        )
         for reading, rank in lines:
             found = {c["size_tokens"]: c for c in own if (c["reading"], c["rank"]) == (reading, rank)}
-            table.add_row(NAMES.get(reading, reading) + (f", rank {rank}" if rank else ""), *(interval(found[size]) if size in found else "no result" for size in sizes))
+            table.add_row(
+                NAMES.get(reading, reading) + (f", rank {rank}" if rank else ""),
+                *(interval(found[size]) if size in found else "no result" for size in sizes),
+            )
         tables.append(table)
     return tables

@@ -28,9 +28,23 @@ class SourceKind:
 
 
 KINDS: Registry[SourceKind] = Registry("source")
-KINDS.add("phonebook", SourceKind(phonebook.PhoneBookConfig, phonebook.build, "names and phone numbers, generated or published slices"))
-KINDS.add("counterfact", SourceKind(counterfact.CounterFactConfig, counterfact.build, "edited facts: Almanac's common world, ROME, EasyEdit or CSV slices"))
-KINDS.add("almanac", SourceKind(articles.AlmanacConfig, articles.build, "generated articles with recall questions"))
+KINDS.add(
+    "phonebook",
+    SourceKind(
+        phonebook.PhoneBookConfig, phonebook.build, "names and phone numbers, generated or published slices"
+    ),
+)
+KINDS.add(
+    "counterfact",
+    SourceKind(
+        counterfact.CounterFactConfig,
+        counterfact.build,
+        "edited facts: Almanac's common world, ROME, EasyEdit or CSV slices",
+    ),
+)
+KINDS.add(
+    "almanac", SourceKind(articles.AlmanacConfig, articles.build, "generated articles with recall questions")
+)
 
 
 def source_config(value: Mapping[str, Any], where: str = "source") -> Config:

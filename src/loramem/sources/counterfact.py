@@ -48,7 +48,11 @@ def _texts(row: dict, key: str) -> tuple[str, ...]:
     value = row.get(key)
     if isinstance(value, str):
         return (value,) if value.strip() else ()
-    return tuple(item for item in value if isinstance(item, str) and item.strip()) if isinstance(value, list) else ()
+    return (
+        tuple(item for item in value if isinstance(item, str) and item.strip())
+        if isinstance(value, list)
+        else ()
+    )
 
 
 def rome_edit(row: dict) -> Edit | None:
@@ -68,12 +72,20 @@ def rome_edit(row: dict) -> Edit | None:
 
 def easyedit_edit(row: dict) -> Edit | None:
     """A record of the EasyEdit form (prompt, rephrase_prompt, locality_prompt); None if malformed."""
-    prompt, subject, new, true = (_text(row, key) for key in ("prompt", "subject", "target_new", "ground_truth"))
+    prompt, subject, new, true = (
+        _text(row, key) for key in ("prompt", "subject", "target_new", "ground_truth")
+    )
     if not (prompt and subject and new and true):
         return None
     near, near_true = _text(row, "locality_prompt"), _text(row, "locality_ground_truth")
     return Edit(
-        str(row.get("case_id")), subject, prompt, new, true, _texts(row, "rephrase_prompt"), ((near, near_true),) if near and near_true else ()
+        str(row.get("case_id")),
+        subject,
+        prompt,
+        new,
+        true,
+        _texts(row, "rephrase_prompt"),
+        ((near, near_true),) if near and near_true else (),
     )
 
 
@@ -88,10 +100,16 @@ def read_records(path: Path) -> list[Edit]:
             continue
         edit = rome_edit(row) if "requested_rewrite" in row else easyedit_edit(row)
         if edit is None:
-            form = "requested_rewrite{prompt with {}, subject, target_new.str, target_true.str}" if "requested_rewrite" in row else "prompt, subject, target_new, ground_truth"
+            form = (
+                "requested_rewrite{prompt with {}, subject, target_new.str, target_true.str}"
+                if "requested_rewrite" in row
+                else "prompt, subject, target_new, ground_truth"
+            )
             faults.append(f"{path}: record {number} (case {row['case_id']}): needs {form}")
         elif edit.case_id in seen:
-            faults.append(f"{path}: record {number}: case {edit.case_id} stands already at record {seen[edit.case_id]}")
+            faults.append(
+                f"{path}: record {number}: case {edit.case_id} stands already at record {seen[edit.case_id]}"
+            )
         else:
             seen[edit.case_id] = number
             edits.append(edit)
@@ -108,7 +126,9 @@ def join_slice(path: Path, edits: Sequence[Edit]) -> list[Edit]:
     for line, text in read_column(path):
         found = by_statement.get(text, [])
         if len(found) != 1:
-            faults.append(f"{path}:{line}: {len(found) or 'no'} records say {text[:80]!r}; needed: exactly one")
+            faults.append(
+                f"{path}:{line}: {len(found) or 'no'} records say {text[:80]!r}; needed: exactly one"
+            )
         else:
             chosen.append(found[0])
     raise_faults(faults)
@@ -119,7 +139,9 @@ def _records_file(folder: Path) -> Path:
     found = sorted(path for path in folder.glob("*.json") if not path.name.endswith("_meta.json"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise InputError(f"{folder}: needs exactly one JSON file of records beside the slices, found {names}; give path: FILE.json to choose")
+        raise InputError(
+            f"{folder}: needs exactly one JSON file of records beside the slices, found {names}; give path: FILE.json to choose"
+        )
     return found[0]
 
 
@@ -138,7 +160,10 @@ def build(config: CounterFactConfig, count_tokens: Callable[[str], int]) -> list
         edits, what = read_records(records), f"records of {records.name}"
         if config.slices == "published":
             files = choose_slices(where if where.is_dir() else where.parent, PATTERN, config.sizes)
-            return [edit_source(join_slice(path, edits), size=size, settings=settings) for size, path in files.items()]
+            return [
+                edit_source(join_slice(path, edits), size=size, settings=settings)
+                for size, path in files.items()
+            ]
         folder = where if where.is_dir() else where.parent
         largest = list(slice_files(folder, PATTERN).values())
         if where.is_dir() and largest:  # keep the published order, which the records file need not have

@@ -48,14 +48,49 @@ def edit_source(edits: Sequence[Edit], *, size: int, settings: dict, notes: tupl
     dropped = 0
     for edit in edits:
         pair = (edit.target_new, edit.target_true)
-        probes.append(Probe(f"{edit.case_id}-trained", edit.case_id, name, "compare", "trained", edit.prompt, pair, 0, bits=edit.bits))
+        probes.append(
+            Probe(
+                f"{edit.case_id}-trained",
+                edit.case_id,
+                name,
+                "compare",
+                "trained",
+                edit.prompt,
+                pair,
+                0,
+                bits=edit.bits,
+            )
+        )
         for number, prompt in enumerate(edit.paraphrases):
-            probes.append(Probe(f"{edit.case_id}-paraphrase-{number}", edit.case_id, name, "compare", "paraphrase", prompt, pair, 0, bits=edit.bits))
+            probes.append(
+                Probe(
+                    f"{edit.case_id}-paraphrase-{number}",
+                    edit.case_id,
+                    name,
+                    "compare",
+                    "paraphrase",
+                    prompt,
+                    pair,
+                    0,
+                    bits=edit.bits,
+                )
+            )
         for number, (prompt, true) in enumerate(edit.neighbours):
             if prompt in edited or true == edit.target_new:
                 dropped += 1
                 continue
             answers = (edit.target_new, true)
-            probes.append(Probe(f"{edit.case_id}-neighbour-{number}", edit.case_id, name, "compare", "neighbour", prompt, answers, 1))
+            probes.append(
+                Probe(
+                    f"{edit.case_id}-neighbour-{number}",
+                    edit.case_id,
+                    name,
+                    "compare",
+                    "neighbour",
+                    prompt,
+                    answers,
+                    1,
+                )
+            )
     counts = f"{len(edits)} edits; {dropped} neighbours left out because the slice edits them"
     return Source("counterfact", (Document(name, records),), tuple(probes), settings, size, (counts, *notes))

@@ -12,15 +12,32 @@ from loramem.sources.types import Source
 def write_source(source: Source, to: Path) -> Path:
     """Write documents.jsonl, supervision.jsonl (recipe raw), probes.jsonl and source.json under `to`/NAME-SIZE."""
     folder = to / f"{source.name}-{source.size_tokens}"
-    write_jsonl(folder / "documents.jsonl", ({"id": d.id, "title": d.title, "text": d.text} for d in source.documents))
+    write_jsonl(
+        folder / "documents.jsonl", ({"id": d.id, "title": d.title, "text": d.text} for d in source.documents)
+    )
     write_jsonl(
         folder / "supervision.jsonl",
         (
-            {"form": r.form, "prompt": r.prompt, "answer": r.answer if r.form != "text" else r.text, "document": d.id, "record": r.id}
+            {
+                "form": r.form,
+                "prompt": r.prompt,
+                "answer": r.answer if r.form != "text" else r.text,
+                "document": d.id,
+                "record": r.id,
+            }
             for d in source.documents
             for r in d.records
         ),
     )
     write_jsonl(folder / "probes.jsonl", (asdict(probe) for probe in source.probes))
-    write_json(folder / "source.json", {"name": source.name, "hash": source.hash, "size_tokens": source.size_tokens, "settings": source.settings, "notes": list(source.notes)})
+    write_json(
+        folder / "source.json",
+        {
+            "name": source.name,
+            "hash": source.hash,
+            "size_tokens": source.size_tokens,
+            "settings": source.settings,
+            "notes": list(source.notes),
+        },
+    )
     return folder

@@ -18,7 +18,9 @@ csv.field_size_limit(2**24)
 def raise_faults(faults: list[str]) -> None:
     """Raise `Faults` with the first 20 and a count of the rest; nothing if there are none."""
     if faults:
-        raise Faults(faults[:SHOWN] + ([f"... and {len(faults) - SHOWN} more faults"] if len(faults) > SHOWN else []))
+        raise Faults(
+            faults[:SHOWN] + ([f"... and {len(faults) - SHOWN} more faults"] if len(faults) > SHOWN else [])
+        )
 
 
 def read_column(path: Path, column: str = "text") -> list[tuple[int, str]]:
@@ -29,7 +31,9 @@ def read_column(path: Path, column: str = "text") -> list[tuple[int, str]]:
     """
     text = read_text(path)
     if "\0" in text:
-        raise InputError(f"{path}:{text[: text.index(chr(0))].count(chr(10)) + 1}: holds a NUL byte; not a CSV text file")
+        raise InputError(
+            f"{path}:{text[: text.index(chr(0))].count(chr(10)) + 1}: holds a NUL byte; not a CSV text file"
+        )
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, str]] = []
     faults: list[str] = []
@@ -38,7 +42,9 @@ def read_column(path: Path, column: str = "text") -> list[tuple[int, str]]:
         if not header or not any(header):
             raise InputError(f"{path}: empty file; expected a CSV with a {column!r} column")
         if column not in header:
-            raise InputError(f"{path}:1: no {column!r} column; it has {', '.join(repr(name[:40]) for name in header[:8])}")
+            raise InputError(
+                f"{path}:1: no {column!r} column; it has {', '.join(repr(name[:40]) for name in header[:8])}"
+            )
         index = header.index(column)
         for row in reader:
             if not row:
@@ -81,5 +87,10 @@ def choose_slices(folder: Path, pattern: str, sizes: tuple[int, ...]) -> dict[in
     files = slice_files(folder, pattern)
     missing = [size for size in sizes if size not in files]
     if missing:
-        raise Faults([f"{folder}: no published slice of {size} tokens; allowed: {', '.join(map(str, files)) or '(none found)'}" for size in missing])
+        raise Faults(
+            [
+                f"{folder}: no published slice of {size} tokens; allowed: {', '.join(map(str, files)) or '(none found)'}"
+                for size in missing
+            ]
+        )
     return {size: files[size] for size in sorted(set(sizes))}

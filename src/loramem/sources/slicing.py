@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from loramem.core.errors import Faults
 
 
-def nested_slices(lines: Sequence[str], sizes: Sequence[int], count_tokens: Callable[[str], int], *, what: str) -> dict[int, int]:
+def nested_slices(
+    lines: Sequence[str], sizes: Sequence[int], count_tokens: Callable[[str], int], *, what: str
+) -> dict[int, int]:
     """For each size, how many of the first `lines` make its slice.
 
     A slice ends with the line whose tokens first carry the count above the size, so a slice is at most
@@ -30,5 +32,10 @@ def nested_slices(lines: Sequence[str], sizes: Sequence[int], count_tokens: Call
             found[wanted[len(found)]] = number
     missing = [size for size in wanted if size not in found]
     if missing:
-        raise Faults([f"size {size} is larger than the data: {len(lines)} {what} hold {total} tokens of this base; allowed: sizes below {total}" for size in missing])
+        raise Faults(
+            [
+                f"size {size} is larger than the data: {len(lines)} {what} hold {total} tokens of this base; allowed: sizes below {total}"
+                for size in missing
+            ]
+        )
     return found

@@ -35,7 +35,9 @@ def explain(error: BaseException) -> str:
     return first if isinstance(error, LoramemError) else f"{type(error).__name__}: {first}"
 
 
-def train_missing(plan: Plan, base: Base, store: Store, outcome: Outcome, progress: Progress, *, rows: int) -> None:
+def train_missing(
+    plan: Plan, base: Base, store: Store, outcome: Outcome, progress: Progress, *, rows: int
+) -> None:
     """Train every planned module that the store lacks, in packs; each is saved the moment it is done."""
     missing = [module for module in plan.modules.values() if not store.has_module(module.id)]
     outcome.modules_reused = len(plan.modules) - len(missing)
@@ -43,15 +45,29 @@ def train_missing(plan: Plan, base: Base, store: Store, outcome: Outcome, progre
         return
     planned = {module.id: module for module in missing}
     packs = plan_packs([module.job for module in missing], base, rows=rows)
-    progress.start("train", total=sum(module.job.steps * module.job.optimizer.batch for module in missing), unit="rows", things=len(missing))
+    progress.start(
+        "train",
+        total=sum(module.job.steps * module.job.optimizer.batch for module in missing),
+        unit="rows",
+        things=len(missing),
+    )
 
     def finish(done: Trained) -> None:
         module = planned[done.key]
-        ledger = {"tokens": done.tokens, "supervised_tokens": done.supervised_tokens, "seconds": done.seconds, "truncated_tokens": done.truncated_tokens}
+        ledger = {
+            "tokens": done.tokens,
+            "supervised_tokens": done.supervised_tokens,
+            "seconds": done.seconds,
+            "truncated_tokens": done.truncated_tokens,
+        }
         extra = {
             "final_loss": done.final_loss,
             "parameters": module.parameters,
-            "source": {"name": module.source.name, "size_tokens": module.source.size_tokens, "facts": len(module.source.records)},
+            "source": {
+                "name": module.source.name,
+                "size_tokens": module.source.size_tokens,
+                "facts": len(module.source.records),
+            },
         }
         store.put_module(
             done.key, module.recipe, module.config.spec, done.tensors, model=base.model, base_name=base.name,
@@ -67,7 +83,13 @@ def train_missing(plan: Plan, base: Base, store: Store, outcome: Outcome, progre
     with outcome.ledger.timed("train"):
         for pack in packs:
             try:
-                train_pack(base, pack, on_step=lambda rows_done, tokens: progress.advance(rows_done, tokens), on_finish=finish, on_fail=fail)
+                train_pack(
+                    base,
+                    pack,
+                    on_step=lambda rows_done, tokens: progress.advance(rows_done, tokens),
+                    on_finish=finish,
+                    on_fail=fail,
+                )
             except Exception as error:  # one pack's failure must not end the others
                 for job in pack:
                     if not store.has_module(job.key) and job.key not in outcome.failed_modules:
@@ -75,7 +97,9 @@ def train_missing(plan: Plan, base: Base, store: Store, outcome: Outcome, progre
     progress.stop()
 
 
-def read_missing(plan: Plan, base: Base, store: Store, outcome: Outcome, progress: Progress, *, rows: int) -> dict[str, ReadingTask]:
+def read_missing(
+    plan: Plan, base: Base, store: Store, outcome: Outcome, progress: Progress, *, rows: int
+) -> dict[str, ReadingTask]:
     """Answer every planned reading that the store lacks. Returns all planned readings by id."""
     tasks: dict[str, ReadingTask] = {}
     for cell in plan.cells:
@@ -87,27 +111,51 @@ def read_missing(plan: Plan, base: Base, store: Store, outcome: Outcome, progres
                     "no wrong module: no other source of this study has a module of the same spec; add a second source or drop the reading"
                 )
             elif cell.task.module in outcome.failed_modules:
-                outcome.failed_readings[identity] = f"its module failed: {outcome.failed_modules[cell.task.module]}"
-    missing = [identity for identity in tasks if not store.has_reading(identity) and identity not in outcome.failed_readings]
+                outcome.failed_readings[identity] = (
+                    f"its module failed: {outcome.failed_modules[cell.task.module]}"
+                )
+    missing = [
+        identity
+        for identity in tasks
+        if not store.has_reading(identity) and identity not in outcome.failed_readings
+    ]
     outcome.readings_reused = len(tasks) - len(missing) - len(outcome.failed_readings)
     if not missing:
         return tasks
-    progress.start("read", total=sum(len(tasks[identity].probes) for identity in missing), unit="probes", things=len(missing))
+    progress.start(
+        "read",
+        total=sum(len(tasks[identity].probes) for identity in missing),
+        unit="probes",
+        things=len(missing),
+    )
     last = time.perf_counter()
 
     def done(index: int, predictions: list[dict], costs: dict) -> None:
         nonlocal last
         now = time.perf_counter()
         identity = missing[index]
-        store.put_reading(identity, tasks[identity].describe(base), predictions, {**costs, "seconds_since_previous": now - last})
+        store.put_reading(
+            identity,
+            tasks[identity].describe(base),
+            predictions,
+            {**costs, "seconds_since_previous": now - last},
+        )
         last = now
-        outcome.ledger.add("read", readings=1, probes=costs["probes"], prompt_tokens=costs["prompt_tokens"], new_tokens=costs["new_tokens"])
+        outcome.ledger.add(
+            "read",
+            readings=1,
+            probes=costs["probes"],
+            prompt_tokens=costs["prompt_tokens"],
+            new_tokens=costs["new_tokens"],
+        )
         progress.advance(len(predictions), costs["prompt_tokens"] + costs["new_tokens"])
         progress.finished_thing()
 
     def fail(index: int, error: Exception) -> None:
         outcome.failed_readings[missing[index]] = explain(error)
-        progress.note(f"reading {missing[index][:12]} ({tasks[missing[index]].stem}) failed: {explain(error)}")
+        progress.note(
+            f"reading {missing[index][:12]} ({tasks[missing[index]].stem}) failed: {explain(error)}"
+        )
 
     with outcome.ledger.timed("read"):
         read(base, [tasks[identity] for identity in missing], store, rows=rows, on_done=done, on_fail=fail)

@@ -50,7 +50,9 @@ class Expectation(Config):
         for selector in [*(self.compare or ()), *([self.at] if self.at else [])]:
             for key in selector:
                 if key not in SELECTABLE:
-                    raise ValueError(f"selector key {key!r} is no column of the results; {nearest(key, SELECTABLE)}")
+                    raise ValueError(
+                        f"selector key {key!r} is no column of the results; {nearest(key, SELECTABLE)}"
+                    )
         return self
 
 
@@ -82,15 +84,37 @@ def judge(expectation: Expectation, cells: pd.DataFrame) -> dict:
         assert selector is not None
         match = select(known, selector)
         if len(match) != 1:
-            reason = "no such cell" if match.empty else f"{len(match)} cells match; name more of {', '.join(SELECTABLE[:8])}"
-            return {"claim": expectation.claim, "verdict": "undecided", "reason": f"{reason}: {selector}", "cells": []}
+            reason = (
+                "no such cell"
+                if match.empty
+                else f"{len(match)} cells match; name more of {', '.join(SELECTABLE[:8])}"
+            )
+            return {
+                "claim": expectation.claim,
+                "verdict": "undecided",
+                "reason": f"{reason}: {selector}",
+                "cells": [],
+            }
         chosen.append(match.iloc[0])
     shown = [
-        {"cell": row["cell"], "metric": row["metric"], "mean": row["mean"], "ci_low": row["ci_low"], "ci_high": row["ci_high"], "n": int(row["n"]), "seeds": int(row["seeds"])}
+        {
+            "cell": row["cell"],
+            "metric": row["metric"],
+            "mean": row["mean"],
+            "ci_low": row["ci_low"],
+            "ci_high": row["ci_high"],
+            "n": int(row["n"]),
+            "seeds": int(row["seeds"]),
+        }
         for row in chosen
     ]
     if any(pd.isna(row["mean"]) for row in chosen):
-        return {"claim": expectation.claim, "verdict": "undecided", "reason": "a cell has no scored item", "cells": shown}
+        return {
+            "claim": expectation.claim,
+            "verdict": "undecided",
+            "reason": "a cell has no scored item",
+            "cells": shown,
+        }
     if expectation.at is not None:
         row = chosen[0]
         if expectation.at_least is not None:

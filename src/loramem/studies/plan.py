@@ -70,9 +70,19 @@ class Plan:
             "train_tokens_padded": sum(job.steps * job.optimizer.batch * job.length for job in jobs),
             "lora_parameters": sum(module.parameters for module in self.modules.values()),
             "lora_bytes": 4 * sum(module.parameters for module in self.modules.values()),
-            "questions": sum(len(task.probes) for task in {id_of(cell): cell.task for cell in self.cells}.values()),
+            "questions": sum(
+                len(task.probes) for task in {id_of(cell): cell.task for cell in self.cells}.values()
+            ),
             "sources": {
-                key: [{"size_tokens": s.size_tokens, "facts": len(s.records), "probes": len(s.probes), "notes": list(s.notes)} for s in sources]
+                key: [
+                    {
+                        "size_tokens": s.size_tokens,
+                        "facts": len(s.records),
+                        "probes": len(s.probes),
+                        "notes": list(s.notes),
+                    }
+                    for s in sources
+                ]
                 for key, sources in self.sources.items()
             },
         }
@@ -83,7 +93,9 @@ def id_of(cell: Cell) -> tuple:
     return (cell.task.stem, cell.task.module, cell.source.hash)
 
 
-def slug(config: ModuleConfig | None, stem: str, key: str, source: Source, varied: Sequence[tuple[str, str]]) -> str:
+def slug(
+    config: ModuleConfig | None, stem: str, key: str, source: Source, varied: Sequence[tuple[str, str]]
+) -> str:
     """A readable name: source, size, the settings that vary, reading."""
     parts = [key] + ([str(source.size_tokens)] if source.size_tokens else [])
     if config is not None:
@@ -116,7 +128,10 @@ def make_plan(study: Study, base: Base) -> Plan:
         for source in built:
             supervision = synthesize(source.documents, study.file.supervision.recipe)
             grid = [
-                [_module(study, base, config, key, source, supervision, seed) for seed in range(study.file.seeds)]
+                [
+                    _module(study, base, config, key, source, supervision, seed)
+                    for seed in range(study.file.seeds)
+                ]
                 for config in study.grid[key]
             ]
             for seeds in grid:
@@ -139,17 +154,37 @@ def _varied(configs: Sequence[ModuleConfig]) -> list[tuple[str, str]]:
     return found
 
 
-def _module(study: Study, base: Base, config: ModuleConfig, key: str, source: Source, supervision: Supervision, seed: int) -> ModulePlan:
+def _module(
+    study: Study,
+    base: Base,
+    config: ModuleConfig,
+    key: str,
+    source: Source,
+    supervision: Supervision,
+    seed: int,
+) -> ModulePlan:
     examples = supervision.encode(base.prompts)
     length = bucket_length(examples, base.context_length)
     steps = config.budget.steps_for(len(examples), config.optimizer.batch)
     recipe = trained_recipe(base, supervision.hash, config, steps=steps, length=length, seed=seed)
     identity = module_hash(recipe)
     job = TrainJob(identity, config.spec, config.objective, config.optimizer, steps, seed, examples, length)
-    return ModulePlan(identity, recipe, config, key, source, supervision, seed, job, parameter_count(base.model, config.spec))
+    return ModulePlan(
+        identity,
+        recipe,
+        config,
+        key,
+        source,
+        supervision,
+        seed,
+        job,
+        parameter_count(base.model, config.spec),
+    )
 
 
-def _cells(study: Study, key: str, source: Source, grid: list[list[ModulePlan]], varied: list[tuple[str, str]]) -> list[Cell]:
+def _cells(
+    study: Study, key: str, source: Source, grid: list[list[ModulePlan]], varied: list[tuple[str, str]]
+) -> list[Cell]:
     cells = []
     for name in study.file.readings:
         stem = STEMS.get(name)
@@ -161,7 +196,17 @@ def _cells(study: Study, key: str, source: Source, grid: list[list[ModulePlan]],
         for seeds in grid:
             for module in seeds:
                 task = ReadingTask(name, source.probes, module.id)
-                cells.append(Cell(slug(module.config, name, key, source, varied), module.seed, name, key, source, task, module))
+                cells.append(
+                    Cell(
+                        slug(module.config, name, key, source, varied),
+                        module.seed,
+                        name,
+                        key,
+                        source,
+                        task,
+                        module,
+                    )
+                )
     return cells
 
 
@@ -184,8 +229,14 @@ def _with_partners(cells: list[Cell], modules: dict[str, ModulePlan]) -> list[Ce
             for other in modules.values()
             if other.config.spec == cell.module.config.spec
             and other.seed == cell.seed
-            and (other.source_key != cell.source_key or mine.isdisjoint(record.id for record in other.source.records))
+            and (
+                other.source_key != cell.source_key
+                or mine.isdisjoint(record.id for record in other.source.records)
+            )
         )
-        partner = next((identity for identity in candidates if identity > cell.module.id), candidates[0] if candidates else None)
+        partner = next(
+            (identity for identity in candidates if identity > cell.module.id),
+            candidates[0] if candidates else None,
+        )
         result.append(replace(cell, task=replace(cell.task, module=partner)))
     return result

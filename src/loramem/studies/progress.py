@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
-
-import json
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -81,8 +80,20 @@ class Progress:
             self.bar.stop()
             self.bar = None
         seconds = now - self.began
-        print(f"{self.stage}: {self.done_things} of {self.things} done, {self.tokens:,} tokens in {clock(seconds)} ({self.tokens / max(seconds, 1e-9):,.0f} tokens/s)", flush=True)
-        self._write({"event": "stop", "stage": self.stage, "done": self.done_things, "things": self.things, "tokens": self.tokens, "seconds": round(seconds, 3)})
+        print(
+            f"{self.stage}: {self.done_things} of {self.things} done, {self.tokens:,} tokens in {clock(seconds)} ({self.tokens / max(seconds, 1e-9):,.0f} tokens/s)",
+            flush=True,
+        )
+        self._write(
+            {
+                "event": "stop",
+                "stage": self.stage,
+                "done": self.done_things,
+                "things": self.things,
+                "tokens": self.tokens,
+                "seconds": round(seconds, 3),
+            }
+        )
 
     def _rate(self, now: float) -> str:
         seconds = max(now - self.began, 1e-9)
@@ -96,4 +107,10 @@ class Progress:
     def _write(self, event: dict) -> None:
         if self.log is not None:
             with open(self.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **event}, ensure_ascii=False) + "\n")
+                file.write(
+                    json.dumps(
+                        {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **event},
+                        ensure_ascii=False,
+                    )
+                    + "\n"
+                )

@@ -51,7 +51,9 @@ def _joined(value: str | tuple) -> str:
     return value if isinstance(value, str) else "+".join(map(str, value))
 
 
-def collect(study: Study, plan: Plan, base: Base, store: Store, outcome: Outcome) -> tuple[pd.DataFrame, pd.DataFrame, list[dict]]:
+def collect(
+    study: Study, plan: Plan, base: Base, store: Store, outcome: Outcome
+) -> tuple[pd.DataFrame, pd.DataFrame, list[dict]]:
     """(rows of results.parquet, scored items, examples of predictions) of everything that has a reading."""
     rows: list[dict] = []
     items: list[dict] = []
@@ -62,7 +64,9 @@ def collect(study: Study, plan: Plan, base: Base, store: Store, outcome: Outcome
         columns = {**_cell_columns(study, cell, base), "reading_id": identity}
         if identity in outcome.failed_readings or not store.has_reading(identity):
             continue
-        predictions = {row["probe"]: row for row in read_jsonl(store.reading_folder(identity) / "predictions.jsonl")}
+        predictions = {
+            row["probe"]: row for row in read_jsonl(store.reading_folder(identity) / "predictions.jsonl")
+        }
         own_rows: list[dict] = []
         for name in study.file.metrics:
             metric = METRICS.get(name)
@@ -71,10 +75,16 @@ def collect(study: Study, plan: Plan, base: Base, store: Store, outcome: Outcome
             for probe in cell.task.probes:
                 if metric.applies(probe):
                     value = score(metric, probe, predictions[probe.id])
-                    by_phrasing[probe.phrasing].append({"case": probe.case, "document": probe.document, "value": value})
+                    by_phrasing[probe.phrasing].append(
+                        {"case": probe.case, "document": probe.document, "value": value}
+                    )
                     scored.append({"probe": probe.id, "metric": name, "value": value})
                     key = (cell.slug, name, value)
-                    if probe.phrasing in ("trained", "heldout") and shown[key] < EXAMPLES_PER_CELL and cell.seed in (None, 0):
+                    if (
+                        probe.phrasing in ("trained", "heldout")
+                        and shown[key] < EXAMPLES_PER_CELL
+                        and cell.seed in (None, 0)
+                    ):
                         shown[key] += 1
                         examples.append(_example(cell, probe, predictions[probe.id], name, value))
             if scored:
@@ -82,8 +92,26 @@ def collect(study: Study, plan: Plan, base: Base, store: Store, outcome: Outcome
             for phrasing, found in by_phrasing.items():
                 good = [item["value"] for item in found if item["value"] is not None]
                 value = sum(good) / len(good) if good else None
-                own_rows.append({**columns, "probe": phrasing, "metric": name, "value": value, "n_scored": len(good), "n_failed": len(found) - len(good)})
-                items += [{"cell": cell.slug, "seed": -1 if cell.seed is None else cell.seed, "metric": name, "probe": phrasing, **item} for item in found]
+                own_rows.append(
+                    {
+                        **columns,
+                        "probe": phrasing,
+                        "metric": name,
+                        "value": value,
+                        "n_scored": len(good),
+                        "n_failed": len(found) - len(good),
+                    }
+                )
+                items += [
+                    {
+                        "cell": cell.slug,
+                        "seed": -1 if cell.seed is None else cell.seed,
+                        "metric": name,
+                        "probe": phrasing,
+                        **item,
+                    }
+                    for item in found
+                ]
         for name in study.file.metrics:
             parts = METRICS.get(name).derived_from
             found_parts = [row for part in parts for row in own_rows if row["metric"] == part]
@@ -115,7 +143,9 @@ def write_scores(store: Store, identity: str, metric: str, scored: list[dict]) -
 def _example(cell: Cell, probe, row: dict, metric: str, value: float | None) -> dict:
     if row["kind"] == "compare":
         means = [total / count for total, count in zip(row["sum_nats"], row["tokens"], strict=True)]
-        said = " | ".join(f"{option}: {nats:.2f} nats/token" for option, nats in zip(row["options"], means, strict=True))
+        said = " | ".join(
+            f"{option}: {nats:.2f} nats/token" for option, nats in zip(row["options"], means, strict=True)
+        )
     else:
         said = row["prediction"]
     return {

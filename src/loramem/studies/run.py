@@ -61,13 +61,19 @@ def code_state() -> dict:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", *words], cwd=where, capture_output=True, text=True, timeout=10, check=False)
+            done = subprocess.run(
+                ["git", *words], cwd=where, capture_output=True, text=True, timeout=10, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    return {} if commit is None else {"commit": commit, "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    return (
+        {}
+        if commit is None
+        else {"commit": commit, "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    )
 
 
 def prepare_out(out: Path) -> Path:
@@ -80,7 +86,16 @@ def prepare_out(out: Path) -> Path:
     return out
 
 
-def run_study(study: Study, base: Base, store: Store, out: Path, *, command: str = "", rows: int = 256, progress: Progress | None = None) -> RunResult:
+def run_study(
+    study: Study,
+    base: Base,
+    store: Store,
+    out: Path,
+    *,
+    command: str = "",
+    rows: int = 256,
+    progress: Progress | None = None,
+) -> RunResult:
     """Train, read, score and report; whatever the store already holds is used, whatever finishes is kept.
 
     Failed cells are recorded with their error and shown as holes in the report; the rest goes on.
@@ -90,7 +105,10 @@ def run_study(study: Study, base: Base, store: Store, out: Path, *, command: str
     began = time.time()
     plan = make_plan(study, base)
     header(study, base, plan, progress)
-    write_text(out / "study.yaml", yaml.safe_dump({"scale": study.scale, **study.body}, sort_keys=False, allow_unicode=True))
+    write_text(
+        out / "study.yaml",
+        yaml.safe_dump({"scale": study.scale, **study.body}, sort_keys=False, allow_unicode=True),
+    )
     write_json(out / "environment.json", environment(base, command))
     write_json(out / "plan.json", plan.counts())
     outcome = Outcome()
@@ -101,7 +119,12 @@ def run_study(study: Study, base: Base, store: Store, out: Path, *, command: str
     summary = summarise(results, items, study.file.expect, metrics=study.file.metrics)
     failures = failures_by_cell(plan, outcome, base)
     summary["failures"] = failures
-    summary["run"] = {"study": study.name, "scale": study.scale, "version": study.file.version, "seeds": study.file.seeds}
+    summary["run"] = {
+        "study": study.name,
+        "scale": study.scale,
+        "version": study.file.version,
+        "seeds": study.file.seeds,
+    }
     write_json(out / "summary.json", summary)
     costs = costs_of(plan, store, outcome)
     info = {
@@ -155,7 +178,12 @@ def costs_of(plan: Plan, store: Store, outcome: Outcome) -> dict:
             tokens += ledger["tokens"]
             truncated += ledger["truncated_tokens"]
             bytes_ += (folder / "adapter_model.safetensors").stat().st_size
-    return {"train_tokens": tokens, "truncated_tokens": truncated, "module_bytes": bytes_, "this_run": outcome.ledger.as_dict()}
+    return {
+        "train_tokens": tokens,
+        "truncated_tokens": truncated,
+        "module_bytes": bytes_,
+        "this_run": outcome.ledger.as_dict(),
+    }
 
 
 def estimate(plan: Plan, base: Base, *, rows: int) -> dict:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from loramem.answering.readings import STEMS
 from loramem.core.config import Config, faults_of
@@ -20,7 +20,6 @@ from loramem.sources.catalogue import source_config
 from loramem.studies import grid
 from loramem.studies.expectations import Expectation
 from loramem.synthesis import RECIPES
-from pydantic import ValidationError
 
 SCALES = ("quick", "laptop", "paper")
 
@@ -94,13 +93,24 @@ def validate(body: Mapping[str, Any], scale: str) -> Study:
     for field, registry in (("readings", STEMS), ("metrics", METRICS)):
         for name in body.get(field) or () if isinstance(body.get(field), list) else ():
             if name not in registry:
-                faults.append(f"{field}: unknown {registry.kind} {name!r}; {nearest(str(name), registry.names())}")
-    recipe = (body.get("supervision") or {}).get("recipe", "raw") if isinstance(body.get("supervision"), dict) else "raw"
+                faults.append(
+                    f"{field}: unknown {registry.kind} {name!r}; {nearest(str(name), registry.names())}"
+                )
+    recipe = (
+        (body.get("supervision") or {}).get("recipe", "raw")
+        if isinstance(body.get("supervision"), dict)
+        else "raw"
+    )
     if recipe not in RECIPES:
-        faults.append(f"supervision.recipe: unknown recipe {recipe!r}; {nearest(str(recipe), RECIPES.names())}")
+        faults.append(
+            f"supervision.recipe: unknown recipe {recipe!r}; {nearest(str(recipe), RECIPES.names())}"
+        )
     if isinstance(body.get("modules"), dict):
         unknown = set(body["modules"]) - set(ModuleConfig.model_fields)
-        faults += [f"modules.{key}: unknown key; {nearest(key, ModuleConfig.model_fields)}" for key in sorted(unknown)]
+        faults += [
+            f"modules.{key}: unknown key; {nearest(key, ModuleConfig.model_fields)}"
+            for key in sorted(unknown)
+        ]
         if file is not None and not unknown:
             for key in file.sources:
                 try:
@@ -116,7 +126,9 @@ def validate(body: Mapping[str, Any], scale: str) -> Study:
 def shipped() -> list[str]:
     """Names of the studies that come with the package."""
     root = resources.files("loramem.studies")
-    return sorted(folder.name for folder in root.iterdir() if folder.is_dir() and (folder / "study.yaml").is_file())
+    return sorted(
+        folder.name for folder in root.iterdir() if folder.is_dir() and (folder / "study.yaml").is_file()
+    )
 
 
 def find(name: str) -> str:
@@ -129,7 +141,13 @@ def find(name: str) -> str:
     raise UnknownName(f"unknown study {name!r} (and no such file); {nearest(name, shipped())}")
 
 
-def load(name: str, *, scale: str = "quick", assignments: Sequence[str] = (), overrides: Mapping[str, Any] | None = None) -> Study:
+def load(
+    name: str,
+    *,
+    scale: str = "quick",
+    assignments: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Study:
     """Read, resolve and check a study.
 
     Args:
@@ -143,11 +161,15 @@ def load(name: str, *, scale: str = "quick", assignments: Sequence[str] = (), ov
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{name}{where}: not YAML ({getattr(error, 'problem', None) or str(error).splitlines()[0]})") from None
+        raise InputError(
+            f"{name}{where}: not YAML ({getattr(error, 'problem', None) or str(error).splitlines()[0]})"
+        ) from None
     except RecursionError:
         raise InputError(f"{name}: YAML nested too deeply") from None
     if not isinstance(document, dict):
-        raise InputError(f"{name}: a study file holds key: value settings, this one holds {type(document).__name__}")
+        raise InputError(
+            f"{name}: a study file holds key: value settings, this one holds {type(document).__name__}"
+        )
     body = grid.resolve(document, scale, assignments)
     body.update({key: value for key, value in (overrides or {}).items() if value is not None})
     return validate(body, scale)

@@ -37,21 +37,36 @@ def cell_rows(rows: pd.DataFrame, items: pd.DataFrame) -> list[dict]:
     keys = ["cell", "metric", "probe"]
     grouped_items = dict(list(items.groupby(keys, dropna=False, sort=False)))
     for key, group in rows.groupby(keys, dropna=False, sort=False):
-        cell, metric, probe = key
+        cell, metric, probe = (None if _plain(part) is None else str(part) for part in key)
+        assert cell is not None and metric is not None, key
         first = group.iloc[0]
         own = grouped_items.get(key)
         row = {name: _plain(first[name]) for name in SELECTABLE if name in group}
-        row.update(cell=cell, metric=metric, probe=_plain(probe), seeds=int(group["seed"].nunique()) or 1, n=int(group["n_scored"].sum()), n_failed=int(group["n_failed"].sum()))
+        row.update(
+            cell=cell,
+            metric=metric,
+            probe=probe,
+            seeds=int(group["seed"].nunique()) or 1,
+            n=int(group["n_scored"].sum()),
+            n_failed=int(group["n_failed"].sum()),
+        )
         if own is None:  # a derived metric: its rows hold one value per seed
-            row.update(_derived(cell, str(metric), group, items))
+            row.update(_derived(cell, metric, group, items))
         else:
             sums, counts, _ = _grid(own)
             binary = bool(own["value"].dropna().isin((0.0, 0.5, 1.0)).all())
-            mean, low, high = mean_interval(sums, counts, binary=binary, rng=_rng(cell, str(metric), str(probe))) if sums.size else (math.nan,) * 3
+            mean, low, high = (
+                mean_interval(sums, counts, binary=binary, rng=_rng(cell, str(metric), str(probe)))
+                if sums.size
+                else (math.nan,) * 3
+            )
             row.update(mean=mean, ci_low=low, ci_high=high, facts=int(own["case"].nunique()))
             if row["n_failed"]:
                 total = row["n"] + row["n_failed"]
-                row.update(bound_low=float(sums.sum() / total), bound_high=float((sums.sum() + row["n_failed"]) / total))
+                row.update(
+                    bound_low=float(sums.sum() / total),
+                    bound_high=float((sums.sum() + row["n_failed"]) / total),
+                )
         found.append(row)
     return found
 
@@ -69,18 +84,32 @@ def _derived(cell: str, metric: str, group: pd.DataFrame, items: pd.DataFrame) -
         draws.append(bootstrap_means(sums, counts, _rng(cell, part)))
     scores = [harmonic_mean(list(draw)) for draw in zip(*draws, strict=True)]
     low, high = np.quantile(scores, [0.025, 0.975])
-    return {"mean": harmonic_mean(means), "ci_low": float(low), "ci_high": float(high), "facts": int(items[items["cell"] == cell]["case"].nunique())}
+    return {
+        "mean": harmonic_mean(means),
+        "ci_low": float(low),
+        "ci_high": float(high),
+        "facts": int(items[items["cell"] == cell]["case"].nunique()),
+    }
 
 
 def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> list[dict]:
     """Module against closed, wrong-module and icl on the same facts; p-values adjusted over all of them (Holm)."""
     cells = rows.drop_duplicates(["cell", "metric", "probe"])
-    by_cell = {key: part.groupby("case")["value"].mean() for key, part in items.dropna(subset=["value"]).groupby(["cell", "metric", "probe"], dropna=False)}
+    by_cell = {
+        key: part.groupby("case")["value"].mean()
+        for key, part in items.dropna(subset=["value"]).groupby(["cell", "metric", "probe"], dropna=False)
+    }
     found = []
     modules = cells[(cells["reading"] == "module") & cells["metric"].isin(metrics)]
     for _, mine in modules.iterrows():
         for other in AGAINST:
-            match = cells[(cells["reading"] == other) & (cells["source"] == mine["source"]) & (cells["size_tokens"] == mine["size_tokens"]) & (cells["metric"] == mine["metric"]) & (cells["probe"] == mine["probe"])]
+            match = cells[
+                (cells["reading"] == other)
+                & (cells["source"] == mine["source"])
+                & (cells["size_tokens"] == mine["size_tokens"])
+                & (cells["metric"] == mine["metric"])
+                & (cells["probe"] == mine["probe"])
+            ]
             if other == "wrong-module":
                 match = match[match["cell"] == mine["cell"].removesuffix("-module") + "-wrong-module"]
             for _, theirs in match.iterrows():
@@ -91,22 +120,51 @@ def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str])
                 shared = a.index.intersection(b.index)
                 if len(shared) == 0:
                     continue
-                mean, low, high, p = paired_difference(a[shared].to_numpy(float), b[shared].to_numpy(float), _rng(mine["cell"], theirs["cell"], mine["metric"]))
-                found.append({"cell": mine["cell"], "against": theirs["cell"], "metric": mine["metric"], "probe": _plain(mine["probe"]), "facts": len(shared), "difference": mean, "ci_low": low, "ci_high": high, "p": p})
+                mean, low, high, p = paired_difference(
+                    a[shared].to_numpy(float),
+                    b[shared].to_numpy(float),
+                    _rng(mine["cell"], theirs["cell"], mine["metric"]),
+                )
+                found.append(
+                    {
+                        "cell": mine["cell"],
+                        "against": theirs["cell"],
+                        "metric": mine["metric"],
+                        "probe": _plain(mine["probe"]),
+                        "facts": len(shared),
+                        "difference": mean,
+                        "ci_low": low,
+                        "ci_high": high,
+                        "p": p,
+                    }
+                )
     for row, adjusted in zip(found, holm([row["p"] for row in found]), strict=True):
         row["p_holm"] = adjusted
     return found
 
 
-def summarise(rows: pd.DataFrame, items: pd.DataFrame, expect: Sequence[Expectation], *, metrics: Sequence[str]) -> dict:
+def summarise(
+    rows: pd.DataFrame, items: pd.DataFrame, expect: Sequence[Expectation], *, metrics: Sequence[str]
+) -> dict:
     """The content of summary.json; every number is a float or null, never NaN."""
     cells = cell_rows(rows, items)
     table = pd.DataFrame(cells)
     compared = comparisons(rows, items, metrics)
-    verdicts = [judge(expectation, table) for expectation in expect] if len(table) else [
-        {"claim": e.claim, "verdict": "undecided", "reason": "no cell has a result", "cells": []} for e in expect
-    ]
-    return _clean({"cells": cells, "comparisons": {"made": len(compared), "adjustment": "Holm", "tests": compared}, "verdicts": verdicts})  # type: ignore[return-value]
+    verdicts = (
+        [judge(expectation, table) for expectation in expect]
+        if len(table)
+        else [
+            {"claim": e.claim, "verdict": "undecided", "reason": "no cell has a result", "cells": []}
+            for e in expect
+        ]
+    )
+    return _clean(
+        {
+            "cells": cells,
+            "comparisons": {"made": len(compared), "adjustment": "Holm", "tests": compared},
+            "verdicts": verdicts,
+        }
+    )  # type: ignore[return-value]
 
 
 def _plain(value):

@@ -110,7 +110,9 @@ def load(path: Path) -> Supervision:
         row.setdefault("record", str(number))
         bad = [key for key in ("prompt", "answer") if not isinstance(row.get(key), str)]
         if bad or row.get("form") not in ("chat", "cloze", "text") or not row["answer"].strip():
-            faults.append(f"{path}: row {number}: needs form (chat, cloze, text), prompt and a non-empty answer as text")
+            faults.append(
+                f"{path}: row {number}: needs form (chat, cloze, text), prompt and a non-empty answer as text"
+            )
             continue
         examples.append(Example(**{key: value for key, value in row.items() if key in known}))
     if faults:

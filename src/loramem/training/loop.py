@@ -86,7 +86,10 @@ def bucket_length(examples: Sequence[Encoded], limit: int) -> int:
     """
     if not examples:
         raise InputError("no training examples")
-    if min(len(example.ids) for example in examples) < 2 or max(example.answer_start for example in examples) >= limit:
+    if (
+        min(len(example.ids) for example in examples) < 2
+        or max(example.answer_start for example in examples) >= limit
+    ):
         raise InputError(f"a training example has no answer within the base's context of {limit} tokens")
     return min(limit, -(-max(len(example.ids) for example in examples) // BUCKET) * BUCKET)
 
@@ -106,8 +109,12 @@ class _Data:
             ids_ET[row, : len(ids)] = torch.tensor(ids)
             mask_ET[row, : len(ids)] = 1
             # masked by position, never by token id: the end of turn is learnt even where it is the pad token
-            learn_ET[row, (example.answer_start if job.objective.loss_on == "answer" else 1) : len(ids)] = True
-        self.ids_ET, self.mask_ET, self.learn_ET = (tensor.to(device) for tensor in (ids_ET, mask_ET, learn_ET))
+            learn_ET[row, (example.answer_start if job.objective.loss_on == "answer" else 1) : len(ids)] = (
+                True
+            )
+        self.ids_ET, self.mask_ET, self.learn_ET = (
+            tensor.to(device) for tensor in (ids_ET, mask_ET, learn_ET)
+        )
         self.lengths = mask_ET.sum(1)
         self.supervised = learn_ET.sum(1)
         self.count, self.seed, self.batch = count, job.seed, job.optimizer.batch
@@ -157,7 +164,9 @@ def module_losses(base: Base, ids_BT: Tensor, mask_BT: Tensor, learn_BT: Tensor,
     wanted_BP = learn_BT[:, 1:][:, positions_P]
     targets_BP = ids_BT[:, 1:][:, positions_P].masked_fill(~wanted_BP, -100)
     logits_BPV = output.logits.float()
-    nats_BP = torch.nn.functional.cross_entropy(logits_BPV.flatten(0, 1), targets_BP.flatten(), reduction="none", ignore_index=-100)
+    nats_BP = torch.nn.functional.cross_entropy(
+        logits_BPV.flatten(0, 1), targets_BP.flatten(), reduction="none", ignore_index=-100
+    )
     nats_M = nats_BP.view(modules, -1).sum(1)
     return nats_M / wanted_BP.view(modules, -1).sum(1)
 
@@ -212,7 +221,12 @@ def train_pack(
             if not bool(finite.all()):
                 bad = [slot for slot, fine in zip(order, finite.tolist(), strict=True) if not fine]
                 for slot in bad:
-                    on_fail(jobs[slot].key, RunFailed(f"loss is not finite at step {step + 1}; lower lr ({jobs[slot].optimizer.lr})"))
+                    on_fail(
+                        jobs[slot].key,
+                        RunFailed(
+                            f"loss is not finite at step {step + 1}; lower lr ({jobs[slot].optimizer.lr})"
+                        ),
+                    )
                 optimizer.keep(bank.keep([slot for slot in order if slot not in bad]))
                 for slot in order:  # the step is repeated without them, on the same examples
                     feeds[slot].order = chosen_by[slot].tolist() + feeds[slot].order
@@ -220,7 +234,16 @@ def train_pack(
                     bucket.grad_NP.zero_()
                 continue
             step += 1
-            lr = {slot: jobs[slot].optimizer.lr * factor(jobs[slot].optimizer.schedule, step - 1, steps=jobs[slot].steps, warmup=jobs[slot].optimizer.warmup) for slot in order}
+            lr = {
+                slot: jobs[slot].optimizer.lr
+                * factor(
+                    jobs[slot].optimizer.schedule,
+                    step - 1,
+                    steps=jobs[slot].steps,
+                    warmup=jobs[slot].optimizer.warmup,
+                )
+                for slot in order
+            }
             norms = optimizer.step(step, lr=lr, decay=decay, clip=clip)
             for slot, loss in zip(order, losses_M.detach(), strict=True):
                 logs[slot].add(step, jobs[slot].steps, loss, norms[slot], lr[slot])
@@ -229,7 +252,8 @@ def train_pack(
             for slot in done:
                 on_finish(
                     Trained(
-                        jobs[slot].key, bank.tensors(slot), logs[slot].rows, logs[slot].final(), *seen[slot],
+                        jobs[slot].key, bank.tensors(slot), logs[slot].rows, logs[slot].final(), seen[slot][0],
+                        seen[slot][1],
                         feeds[slot].truncated, time.perf_counter() - began,
                     )
                 )  # fmt: skip

@@ -41,18 +41,26 @@ class BankedAdamW:
 
     def __init__(self, bank: Bank):
         self.bank = bank
-        self.moments = [(torch.zeros_like(bucket.flat_NP), torch.zeros_like(bucket.flat_NP)) for bucket in bank.buckets]
+        self.moments = [
+            (torch.zeros_like(bucket.flat_NP), torch.zeros_like(bucket.flat_NP)) for bucket in bank.buckets
+        ]
 
     def keep(self, positions: list[Tensor]) -> None:
         """Follow `Bank.keep`: slice the moments of the remaining modules, drop the others."""
         kept = []
         for (mean, square), index in zip(self.moments, positions, strict=True):
             if len(index):
-                kept.append((mean, square) if len(index) == len(mean) else (mean[index].clone(), square[index].clone()))
+                kept.append(
+                    (mean, square)
+                    if len(index) == len(mean)
+                    else (mean[index].clone(), square[index].clone())
+                )
         self.moments = kept
 
     @torch.no_grad()
-    def step(self, number: int, *, lr: dict[int, float], decay: dict[int, float], clip: dict[int, float]) -> dict[int, Tensor]:
+    def step(
+        self, number: int, *, lr: dict[int, float], decay: dict[int, float], clip: dict[int, float]
+    ) -> dict[int, Tensor]:
         """Clip and update every module; gradients are zeroed.
 
         Args:
@@ -65,7 +73,15 @@ class BankedAdamW:
         norms: dict[int, Tensor] = {}
         for bucket, (mean, square) in zip(self.bank.buckets, self.moments, strict=True):
             norm_N = clip_by_module(bucket.grad_NP, self._vector(bucket, clip))
-            adamw_(bucket.flat_NP, bucket.grad_NP, mean, square, step=number, lr_N=self._vector(bucket, lr), decay_N=self._vector(bucket, decay))
+            adamw_(
+                bucket.flat_NP,
+                bucket.grad_NP,
+                mean,
+                square,
+                step=number,
+                lr_N=self._vector(bucket, lr),
+                decay_N=self._vector(bucket, decay),
+            )
             bucket.grad_NP.zero_()
             norms.update(zip(bucket.slots, norm_N, strict=True))
         return norms

@@ -14,7 +14,9 @@ DEFAULT_ROWS = 256
 DEFAULT_BYTES = 2 * 2**30
 
 
-def plan_packs(jobs: Sequence[TrainJob], base: Base, *, rows: int = DEFAULT_ROWS, budget_bytes: int = DEFAULT_BYTES) -> list[list[TrainJob]]:
+def plan_packs(
+    jobs: Sequence[TrainJob], base: Base, *, rows: int = DEFAULT_ROWS, budget_bytes: int = DEFAULT_BYTES
+) -> list[list[TrainJob]]:
     """Split jobs into packs of equal (length, batch) with at most `rows` rows per step and `budget_bytes` of state.
 
     Modules of similar length in steps travel together, longest packs first, and within a pack equal specs

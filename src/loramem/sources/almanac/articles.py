@@ -41,13 +41,24 @@ def build(config: AlmanacConfig, count_tokens: Callable[[str], int]) -> list[Sou
         total = number = 0
         while total <= size:
             # worlds follow each other: any size can be had, and a larger slice begins with the smaller one
-            world = make_world(seed_from("articles", config.seed, number // 40) % 2**31, COUNTS, avoid=common_names())
+            world = make_world(
+                seed_from("articles", config.seed, number // 40) % 2**31, COUNTS, avoid=common_names()
+            )
             document, asked = _article(world, config, number)
             total += count_tokens(document.text)
             documents.append(document)
             probes += asked
             number += 1
-        sources.append(Source("almanac", tuple(documents), tuple(probes), config.identity(), size, (f"{len(documents)} articles, {len(probes)} probes",)))
+        sources.append(
+            Source(
+                "almanac",
+                tuple(documents),
+                tuple(probes),
+                config.identity(),
+                size,
+                (f"{len(documents)} articles, {len(probes)} probes",),
+            )
+        )
     return sources
 
 
@@ -55,7 +66,9 @@ def _article(world, config: AlmanacConfig, number: int) -> tuple[Document, list[
     rng = random.Random(seed_from("article", config.seed, number))
     entities = [name for kind in world.entities.values() for name in kind]
     start = (number % 40) * len(entities) // 40
-    facts = [fact for entity in entities[start:] + entities[:start] for fact in world.about(entity)][: config.facts]
+    facts = [fact for entity in entities[start:] + entities[:start] for fact in world.about(entity)][
+        : config.facts
+    ]
     rng.shuffle(facts)
     name = f"article-{config.seed}-{number}"
     text = article(facts, rng, style=STYLES[number % len(STYLES)], distractors=config.distractors)

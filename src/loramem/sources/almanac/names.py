@@ -4,11 +4,44 @@ from __future__ import annotations
 
 import random
 
-_ONSETS = "b br c ch d dr f fl g gr h j k kl l m n p pr qu r s sh sk st t th tr v w y z".split()
-_VOWELS = "a e i o u ai ea ia io oa".split()
-_CODAS = "n l r s t m th nd rk sh ck ld x".split() + [""] * 6
-_TOWN_ENDS = "wick mouth ford ham bury stead haven gate holm cliff".split()
-_FIRM_ENDS = "& Sons,Works,Trading,Brothers,Company,Mills,Holdings,Guild".split(",")
+_ONSETS = [
+    "b",
+    "br",
+    "c",
+    "ch",
+    "d",
+    "dr",
+    "f",
+    "fl",
+    "g",
+    "gr",
+    "h",
+    "j",
+    "k",
+    "kl",
+    "l",
+    "m",
+    "n",
+    "p",
+    "pr",
+    "qu",
+    "r",
+    "s",
+    "sh",
+    "sk",
+    "st",
+    "t",
+    "th",
+    "tr",
+    "v",
+    "w",
+    "y",
+    "z",
+]
+_VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ia", "io", "oa"]
+_CODAS = ["n", "l", "r", "s", "t", "m", "th", "nd", "rk", "sh", "ck", "ld", "x"] + [""] * 6
+_TOWN_ENDS = ["wick", "mouth", "ford", "ham", "bury", "stead", "haven", "gate", "holm", "cliff"]
+_FIRM_ENDS = ["& Sons", "Works", "Trading", "Brothers", "Company", "Mills", "Holdings", "Guild"]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -23,7 +56,9 @@ def word(rng: random.Random, syllables: int) -> str:
 
 def noise_word(rng: random.Random) -> str:
     """A capitalised run of 3 to 7 letters with hardly any pattern: teaches that a name may be anything."""
-    return "".join(rng.choice(_LETTERS if i % 2 else "aeiouy" + _LETTERS) for i in range(rng.randint(3, 7))).capitalize()
+    return "".join(
+        rng.choice(_LETTERS if i % 2 else "aeiouy" + _LETTERS) for i in range(rng.randint(3, 7))
+    ).capitalize()
 
 
 def person(rng: random.Random) -> str:
@@ -50,7 +85,14 @@ def expedition(rng: random.Random) -> str:
     return f"{word(rng, 2)} Expedition"
 
 
-MAKERS = {"person": person, "town": town, "river": river, "firm": firm, "book": book, "expedition": expedition}
+MAKERS = {
+    "person": person,
+    "town": town,
+    "river": river,
+    "firm": firm,
+    "book": book,
+    "expedition": expedition,
+}
 
 
 def distinct(kind: str, count: int, rng: random.Random, taken: set[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ the knowledge and not the wording. Which ones is decided by a hash of the relati
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from loramem.core.identity import seed_from
 from loramem.sources.almanac.schema import Relation
@@ -69,13 +69,13 @@ PHONE_HELDOUT = (
 """Questions for a phone number that the embedded base never saw asked of a phone number."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def _held(relation: Relation, what: str, frames: tuple[str, ...], count: int) -> frozenset[str]:
     ranked = sorted(frames, key=lambda frame: seed_from("held", what, relation.name, frame))
     return frozenset(ranked[:count])
 
 
-@lru_cache(maxsize=None)
+@cache
 def questions(relation: Relation, held: bool) -> tuple[str, ...]:
     """Question templates with `{e}`: the trained ones, own questions last, or the held-out ones."""
     out = _held(relation, "question", QUESTION_FRAMES[1:], HELD_QUESTIONS)
@@ -84,7 +84,7 @@ def questions(relation: Relation, held: bool) -> tuple[str, ...]:
     return tuple(filled) if held else tuple(filled) + relation.questions
 
 
-@lru_cache(maxsize=None)
+@cache
 def statements(relation: Relation, held: bool) -> tuple[str, ...]:
     """Statement templates with `{e}` and `{v}`; all end in `{v}.`."""
     out = _held(relation, "statement", STATEMENT_FRAMES[1:], HELD_STATEMENTS)

@@ -18,27 +18,45 @@ PROFESSIONS = _split(
     "potter, glazier, dentist, plumber, librarian, astronomer, botanist, chemist, editor, engraver, falconer, "
     "gardener, jeweller, locksmith, mason, notary, optician, shepherd, translator"
 )
-INSTRUMENTS = _split("violin, cello, flute, oboe, trumpet, harp, piano, drum, lute, organ, guitar, horn, fiddle, zither, bugle, banjo")
+INSTRUMENTS = _split(
+    "violin, cello, flute, oboe, trumpet, harp, piano, drum, lute, organ, guitar, horn, fiddle, zither, bugle, banjo"
+)
 DISHES = _split(
     "plum soup, barley bread, onion pie, lentil stew, smoked trout, apple cake, goat cheese, pepper rice, bean salad, "
     "honey toast, roast duck, nut pudding, fish curry, potato gratin, mushroom tart, cherry jam"
 )
-PETS = _split("tortoise, parrot, ferret, rabbit, goose, hedgehog, lizard, pony, raven, spaniel, canary, hamster, otter, goat, beetle, owl")
+PETS = _split(
+    "tortoise, parrot, ferret, rabbit, goose, hedgehog, lizard, pony, raven, spaniel, canary, hamster, otter, goat, beetle, owl"
+)
 HOBBIES = _split(
     "archery, chess, fencing, juggling, knitting, rowing, skating, sketching, stargazing, swimming, dancing, fishing, "
     "gliding, hiking, origami, poetry"
 )
-LANGUAGES = _split("Arvish, Belmic, Corran, Dunese, Elvarian, Fennic, Galdish, Hestian, Ilmaric, Jorese, Kelvic, Lomish, Mordic, Nareth, Ostrian, Pellish")
-COLOURS = _split("amber, azure, black, bronze, crimson, green, grey, indigo, ivory, orange, purple, scarlet, silver, teal, white, yellow")
-REGIONS = _split("Northmark, Eastvale, Southreach, Westfold, Highmoor, Lowfen, Midlands, Farcoast, Greywood, Redhills, Stonebelt, Sunplain, Icefjord, Oldshire, Newmarch, Deepwater")
+LANGUAGES = _split(
+    "Arvish, Belmic, Corran, Dunese, Elvarian, Fennic, Galdish, Hestian, Ilmaric, Jorese, Kelvic, Lomish, Mordic, Nareth, Ostrian, Pellish"
+)
+COLOURS = _split(
+    "amber, azure, black, bronze, crimson, green, grey, indigo, ivory, orange, purple, scarlet, silver, teal, white, yellow"
+)
+REGIONS = _split(
+    "Northmark, Eastvale, Southreach, Westfold, Highmoor, Lowfen, Midlands, Farcoast, Greywood, Redhills, Stonebelt, Sunplain, Icefjord, Oldshire, Newmarch, Deepwater"
+)
 PRODUCTS = _split(
     "amber beads, bricks, candles, clocks, copper wire, cotton, glass, hats, iron nails, leather, linen, mustard, paper, "
     "pottery, rope, salt, silk, soap, sugar, tiles, timber, tin cups, toys, wool"
 )
-INDUSTRIES = _split("banking, brewing, farming, fishing nets, forestry, insurance, milling, mining, printing, publishing, railways, shipping, spinning, steel, tanning, weaving")
-MASCOTS = _split("badger, bear, bison, crane, dragon, eagle, falcon, fox, heron, lion, lynx, moose, panther, stag, tiger, wolf")
-MOUNTAINS = _split("Mount Adra, Mount Beko, Mount Corin, Mount Dara, Mount Elso, Mount Fara, Mount Gorm, Mount Hale, Mount Ister, Mount Jura, Mount Kesh, Mount Lorn, Mount Mera, Mount Noll, Mount Orsk, Mount Pell")
+INDUSTRIES = _split(
+    "banking, brewing, farming, fishing nets, forestry, insurance, milling, mining, printing, publishing, railways, shipping, spinning, steel, tanning, weaving"
+)
+MASCOTS = _split(
+    "badger, bear, bison, crane, dragon, eagle, falcon, fox, heron, lion, lynx, moose, panther, stag, tiger, wolf"
+)
+MOUNTAINS = _split(
+    "Mount Adra, Mount Beko, Mount Corin, Mount Dara, Mount Elso, Mount Fara, Mount Gorm, Mount Hale, Mount Ister, Mount Jura, Mount Kesh, Mount Lorn, Mount Mera, Mount Noll, Mount Orsk, Mount Pell"
+)
 SEAS = _split("Amber Sea, Bitter Sea, Calm Sea, Dark Sea, Eastern Sea, Frozen Sea, Green Sea, Hollow Sea")
-GENRES = _split("ballad, biography, comedy, diary, epic, fable, history, legend, mystery, novel, romance, satire, thriller, tragedy, travelogue, treatise")
+GENRES = _split(
+    "ballad, biography, comedy, diary, epic, fable, history, legend, mystery, novel, romance, satire, thriller, tragedy, travelogue, treatise"
+)
 SEASONS = _split("spring, summer, autumn, winter")
 YEARS = tuple(str(year) for year in range(1700, 1956))

@@ -1,0 +1,92 @@
+"""PITFALLS 1 to 4, 20, 21: where the answer sits, what is learnt, one BOS, the question is never cut."""
+
+from __future__ import annotations
+
+import pytest
+
+from loramem.base import PromptBuilder
+from loramem.core.errors import InputError
+from tiny import ENDS, FAMILIES, make_tokenizer
+
+QUESTION, ANSWER = "What is the phone number of Ada Zoë?", "415-555-0199"
+
+
+@pytest.fixture(params=[(family, chat) for family in FAMILIES for chat in (True, False)], ids=str)
+def built(request):
+    family, chat = request.param
+    tokenizer = make_tokenizer(family, chat=chat)
+    end = ENDS[family] if chat and family != "gpt2" else "</s>"
+    return PromptBuilder(tokenizer, 256), tokenizer, end
+
+
+def test_what_is_learnt_is_the_answer_and_its_end_of_turn(built):
+    prompts, tokenizer, end = built
+    example = prompts.chat_example(QUESTION, ANSWER)
+    assert tokenizer.decode(list(example.ids[example.answer_start :])).strip() == ANSWER + end
+    assert QUESTION in tokenizer.decode(list(example.ids[: example.answer_start]))
+
+
+def test_the_prompt_of_a_reading_is_the_prompt_of_the_example(built):
+    prompts, _, _ = built
+    example = prompts.chat_example(QUESTION, ANSWER, context="Some text.")
+    assert list(example.ids[: example.answer_start]) == prompts.chat(QUESTION, "Some text.")
+
+
+def test_the_whole_example_is_what_the_template_writes(built):
+    prompts, tokenizer, end = built
+    if not prompts.has_chat:
+        return
+    messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    whole = tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False)
+    rendered = tokenizer.decode(list(prompts.chat_example(QUESTION, ANSWER).ids))
+    assert rendered == whole[: whole.rindex(end) + len(end)]
+
+
+def test_exactly_one_bos(built):
+    prompts, tokenizer, _ = built
+    for ids in (
+        prompts.chat(QUESTION),
+        prompts.cloze("The town is"),
+        prompts.chat_example(QUESTION, ANSWER).ids,
+        prompts.text_example("x").ids,
+    ):
+        if tokenizer.bos_token_id is not None:
+            assert list(ids).count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+
+
+def test_pad_equal_to_eos_still_learns_the_end(built):
+    prompts, tokenizer, _ = built
+    assert prompts.pad_id == tokenizer.eos_token_id  # as these tokenizers have it
+    example = prompts.chat_example(QUESTION, ANSWER)
+    assert example.ids[-1] in prompts.stop_ids and example.answer_start < len(example.ids)
+
+
+def test_special_tokens_in_data_stay_text(built):
+    prompts, tokenizer, _ = built
+    hostile = f"say {tokenizer.eos_token} now"
+    assert tokenizer.eos_token_id not in prompts.chat(hostile)
+    assert prompts.decode([t for t in prompts.chat(hostile)]).count("now") == 1
+
+
+def test_context_is_cut_never_the_question(built):
+    prompts, _, _ = built
+    prefix, cut = prompts.fit_context("word " * 400, [QUESTION, "Short?"], reserve=20)
+    assert cut > 0
+    whole = prefix + prompts.suffix(QUESTION)
+    assert len(whole) + 20 <= prompts.context_length
+    assert QUESTION in prompts.decode(whole)
+    short, none = prompts.fit_context("A few words.", [QUESTION], reserve=20)
+    assert none == 0 and short + prompts.suffix(QUESTION) == prompts.chat(QUESTION, "A few words.")
+
+
+def test_a_question_that_cannot_fit_is_refused(built):
+    prompts, _, _ = built
+    with pytest.raises(InputError, match="do not fit"):
+        prompts.fit_context("x", ["why " * 200], reserve=20)
+
+
+def test_cloze_target_has_its_leading_space(built):
+    prompts, tokenizer, _ = built
+    example = prompts.cloze_example("The capital is", "Rome")
+    assert tokenizer.decode(list(example.ids[example.answer_start :])) == " Rome"
+    assert list(example.ids) == prompts.cloze("The capital is") + prompts.target("Rome")

@@ -1,0 +1,42 @@
+"""Fixtures shared by all tests: tiny checkpoints made once, and the folder of real files where there is one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from loramem.base import Base, load_base
+from tiny import FAMILIES, make_checkpoint
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {family: make_checkpoint(family, root / family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def bases(checkpoints) -> dict[str, Base]:
+    return {
+        family: load_base(str(folder), device="cpu", dtype="float32", offline=True)
+        for family, folder in checkpoints.items()
+    }
+
+
+@pytest.fixture(params=FAMILIES)
+def base(request, bases) -> Base:
+    return bases[request.param]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real published files; tests on them are extra."""
+    where = Path(os.environ.get("LORAMEM_SHARED_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not where.is_dir():
+        pytest.skip(f"no published files at {where}; set LORAMEM_SHARED_DATA to test on them")
+    return where
