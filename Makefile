@@ -1,0 +1,34 @@
+# Two commands matter: `make demo` and `make test`. Paths may hold spaces; PYTHON chooses another Python >= 3.11.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test soak lint bench clean
+
+demo: $(STAMP)
+	"$(BIN)/loramem" study run quick
+
+test: $(STAMP)
+	"$(BIN)/python" -m pytest
+
+soak: $(STAMP)
+	"$(BIN)/python" -m pytest -m slow
+
+lint: $(STAMP)
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+
+bench: $(STAMP)
+	"$(BIN)/python" benchmarks/bank.py
+	"$(BIN)/python" benchmarks/read.py
+
+$(STAMP): pyproject.toml constraints.txt
+	"$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt torch
+	"$(BIN)/python" -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch "$(STAMP)"
+
+clean:
+	rm -rf "$(VENV)" runs
