@@ -32,7 +32,7 @@ def bootstrap_means(
     rng: np.random.Generator,
     draws: int = DRAWS,
 ) -> NDArray[np.float64]:
-    """Means over resampled seeds and facts, `[draws]`.
+    """Means over resampled seeds and facts; draws that hit no scored item are left out.
 
     Args:
         values_SC: Sum of scores of each fact under each seed, `[seeds, facts]`.
@@ -47,7 +47,8 @@ def bootstrap_means(
     seed_DS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).astype(np.float64)
     total_D = np.einsum("ds,sc,dc->d", seed_DS, values_SC, fact_DC, optimize=True)
     count_D = np.einsum("ds,sc,dc->d", seed_DS, weights_SC, fact_DC, optimize=True)
-    return total_D / np.maximum(count_D, 1e-12)
+    drawn = count_D > 0
+    return total_D[drawn] / count_D[drawn]
 
 
 def mean_interval(

@@ -82,7 +82,10 @@ def _derived(cell: str, metric: str, group: pd.DataFrame, items: pd.DataFrame) -
         sums, counts, _ = _grid(own)
         means.append(float(sums.sum() / counts.sum()))
         draws.append(bootstrap_means(sums, counts, _rng(cell, part)))
-    scores = [harmonic_mean(list(draw)) for draw in zip(*draws, strict=True)]
+    scores = [
+        harmonic_mean(list(draw))
+        for draw in zip(*(draw[: min(map(len, draws))] for draw in draws), strict=True)
+    ]
     low, high = np.quantile(scores, [0.025, 0.975])
     return {
         "mean": harmonic_mean(means),

@@ -1,0 +1,274 @@
+"""The commands, end to end on tiny checkpoints of five families: train, read, resume, report; bad input exits 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from loramem.cli import main
+from loramem.studies.results import COLUMNS
+from tiny import FAMILIES
+
+SMALL = [
+    "--seeds", "1", "--set", "modules.spec.rank=[1,2]", "--set", "modules.spec.targets=all-linear", "--set", "modules.optimizer.lr=0.01",
+    "--set", "modules.optimizer.batch=4", "--set", "sources.phonebook.sizes=[100,200]", "--set", "sources.counterfact.sizes=[100]",
+    "--set", "modules.budget={steps: 3}",
+]  # fmt: skip
+
+
+@pytest.fixture
+def loramem(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loramem", *map(str, arguments)])
+        monkeypatch.setenv("LORAMEM_STORE", str(tmp_path / "store"))
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_study_runs_on_every_family_and_again_from_the_store(loramem, checkpoints, family, tmp_path):
+    out = tmp_path / "run with space"
+    code, said, error = loramem("study", "run", "quick", "--base", checkpoints[family], "--out", out, *SMALL)
+    assert code == 0, error
+    assert f"report: {out / 'report.html'}" in said
+    assert {p.name for p in out.iterdir()} == {
+        "study.yaml",
+        "environment.json",
+        "plan.json",
+        "log.jsonl",
+        "results.parquet",
+        "summary.json",
+        "report.html",
+        "figures",
+    }
+    rows = pd.read_parquet(out / "results.parquet")
+    assert list(rows.columns) == list(COLUMNS)
+    assert (
+        set(rows["reading"]) == {"closed", "module", "wrong-module", "icl"} and (rows["n_failed"] == 0).all()
+    )
+    assert set(rows.loc[rows["source"] == "phonebook", "probe"]) == {"trained", "heldout"}
+    assert rows["value"].notna().all()
+    before = json.loads((out / "summary.json").read_text())
+    code, said, _ = loramem(
+        "study", "run", "quick", "--base", checkpoints[family], "--out", tmp_path / "again", *SMALL
+    )
+    assert code == 0 and "train:" not in said and "read:" not in said, "a finished study is not done again"
+    assert json.loads((tmp_path / "again" / "summary.json").read_text()) == before
+
+
+def test_a_moved_base_is_the_same_base(loramem, checkpoints, tmp_path):
+    shutil.copytree(checkpoints["llama"], tmp_path / "moved")
+    first = json.loads(loramem("base", "info", checkpoints["llama"])[1])
+    assert json.loads(loramem("base", "info", tmp_path / "moved")[1])["fingerprint"] == first["fingerprint"]
+    other = json.loads(loramem("base", "info", checkpoints["gemma"])[1])
+    assert other["fingerprint"] != first["fingerprint"]
+    assert loramem("base", "prepare", tmp_path / "moved", "--to", tmp_path / "copy")[0] == 0
+    assert json.loads(loramem("base", "info", tmp_path / "copy")[1])["fingerprint"] == first["fingerprint"]
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_results(checkpoints, tmp_path):
+    """SIGKILL after the first module is saved; the restart trains only what is missing."""
+    command = [
+        sys.executable,
+        "-m",
+        "loramem",
+        "study",
+        "run",
+        "quick",
+        "--base",
+        str(checkpoints["llama"]),
+        *SMALL,
+        "--rows",
+        "4",
+        "--set",
+        "modules.budget={steps: 25}",
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": "src",
+        "OMP_NUM_THREADS": "1",
+        "LORAMEM_STORE": str(tmp_path / "store"),
+    }
+    child = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "run")], env=environment, stdout=subprocess.DEVNULL
+    )
+    modules = tmp_path / "store" / "modules"
+    try:
+        while child.poll() is None and not list(modules.glob("*/recipe.json")):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+    kept = {path: path.stat().st_mtime_ns for path in modules.glob("*/recipe.json")}
+    assert kept
+    subprocess.run(
+        [*command, "--out", str(tmp_path / "run")], env=environment, check=True, stdout=subprocess.DEVNULL
+    )
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items()), (
+        "what was finished is not trained again"
+    )
+    undisturbed = {**environment, "LORAMEM_STORE": str(tmp_path / "other")}
+    subprocess.run(
+        [*command, "--out", str(tmp_path / "calm")], env=undisturbed, check=True, stdout=subprocess.DEVNULL
+    )
+    assert json.loads((tmp_path / "run/summary.json").read_text()) == json.loads(
+        (tmp_path / "calm/summary.json").read_text()
+    )
+
+
+def test_a_failed_cell_is_shown_and_the_exit_code_is_1(loramem, checkpoints, tmp_path):
+    arguments = [
+        *SMALL,
+        "--set",
+        "modules.optimizer.lr={1: 1.0e30, 2: 0.01}",
+        "--set",
+        "modules.optimizer.clip=null",
+    ]
+    code, _, error = loramem(
+        "study", "run", "quick", "--base", checkpoints["llama"], "--out", tmp_path / "run", *arguments
+    )
+    assert code == 1 and "loss is not finite" in error and "r1-module" in error
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "loss is not finite" in page and "cells have no result" in page
+    rows = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert set(rows.loc[rows["reading"] == "module", "rank"]) == {2}, "the other rank went on"
+
+
+def test_dry_run_spends_nothing(loramem, checkpoints, tmp_path):
+    code, said, _ = loramem("study", "run", "quick", "--base", checkpoints["llama"], "--dry-run", *SMALL)
+    counts = json.loads(said[: said.rindex("}") + 1])
+    assert (
+        code == 0 and counts["modules"] == 6 and counts["train_steps"] == 18 and counts["train_seconds"] > 0
+    )
+    assert not (tmp_path / "store").exists()
+
+
+def test_published_files_run_through_the_same_command(loramem, checkpoints, tmp_path):
+    fixtures = Path(__file__).parents[1] / "fixtures"
+    arguments = [
+        "--set", f"sources.phonebook={{name: phonebook, path: {fixtures}/phonebook, slices: published, sizes: [1000, 2000]}}",
+        "--set", f"sources.counterfact={{name: counterfact, path: {fixtures}/counterfact, slices: published, sizes: [1000]}}",
+    ]  # fmt: skip
+    small = [
+        word
+        for pair in zip(SMALL[::2], SMALL[1::2], strict=True)
+        if "sources." not in pair[1]
+        for word in pair
+    ]
+    code, _, error = loramem(
+        "study", "run", "quick", "--base", checkpoints["llama"], "--out", tmp_path / "run", *small, *arguments
+    )
+    assert code == 0, error
+    rows = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert set(rows.loc[rows["source"] == "phonebook", "facts"]) == {3, 5}
+
+
+def test_modules_train_list_show_export_delete(loramem, checkpoints, tmp_path):
+    data = tmp_path / "facts.jsonl"
+    data.write_text(
+        '{"question": "Who is Zoë?", "answer": "a pilot"}\n{"form": "cloze", "prompt": "Zoë lives in", "answer": "Bern"}\n'
+    )
+    code, said, error = loramem(
+        "modules", "train", "--supervision", data, "--base", checkpoints["llama"], "--rank", 2, "--steps", 2
+    )
+    assert code == 0, error
+    identity = said.split()[1]
+    assert identity in loramem("modules", "list")[1]
+    assert json.loads(loramem("modules", "show", identity[:6])[1])["recipe"]["steps"] == 2
+    assert loramem("modules", "export", identity, "--to", tmp_path / "adapter")[0] == 0
+    assert {p.name for p in (tmp_path / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "recipe.json",
+    }
+    assert loramem("modules", "delete", identity)[0] == 0 and "0 modules" in loramem("modules", "list")[1]
+    assert loramem("modules", "show", identity)[0] == 2
+
+
+def test_data_commands(loramem, checkpoints, tmp_path):
+    assert (
+        "counterfact" in loramem("data", "list")[1]
+        and "sizes: required" in loramem("data", "info", "phonebook")[1]
+    )
+    code, said, error = loramem(
+        "data",
+        "prepare",
+        "phonebook",
+        "--sizes",
+        "300",
+        "--to",
+        tmp_path / "d",
+        "--base",
+        checkpoints["llama"],
+    )
+    assert code == 0, error
+    lines = (tmp_path / "d" / "phonebook-300" / "supervision.jsonl").read_text().splitlines()
+    assert len(lines) >= 3 and set(json.loads(lines[0])) >= {"form", "prompt", "answer"}
+
+
+BAD = {
+    "unknown study": (["study", "run", "quik"], "Did you mean 'quick'"),
+    "missing file": (["study", "run", "nowhere.yaml"], "no such file"),
+    "unknown base": (["study", "run", "quick", "--base", "embeded"], "Did you mean 'embedded'"),
+    "hub id offline": (["study", "run", "quick", "--base", "nobody/nothing", "--offline"], "loramem base prepare nobody/nothing"),
+    "folder without a model": (["base", "info", "."], "no config.json"),
+    "unknown key": (["study", "run", "quick", "--set", "modules.spec.rnk=1"], "Did you mean 'rank'"),
+    "rank 0": (["study", "run", "quick", "--set", "modules.spec.rank=0"], "rank"),
+    "size beyond the data": (["study", "run", "quick", "--set", "sources.counterfact.sizes=[99000000]"], "larger than the data"),
+    "missing csv": (["study", "run", "quick", "--set", "sources.phonebook.path=/no/such/dir"], "no such file or folder"),
+    "unknown target": (["study", "run", "quick", "--set", "modules.spec.targets=[q_prj]"], "Did you mean 'q_proj'"),
+    "unknown device": (["study", "run", "quick", "--device", "tpu9"], "device 'tpu9'"),
+    "unknown dtype": (["study", "run", "quick", "--dtype", "float7"], "unknown dtype"),
+    "unknown scale": (["study", "run", "quick", "--scale", "huge"], "no scale 'huge'"),
+    "zero rows": (["study", "run", "quick", "--rows", "0"], "at least 1"),
+    "bad sizes": (["data", "prepare", "phonebook", "--sizes", "a", "--to", "x"], "whole numbers"),
+    "unknown source": (["data", "info", "phonbook"], "Did you mean 'phonebook'"),
+    "unknown module": (["modules", "show", "abc"], "no module 'abc'"),
+    "no supervision": (["modules", "train", "--supervision", "none.jsonl"], "no such file"),
+    "unknown command": (["stdy"], "No such command"),
+    "no arguments": (["study", "run"], "Missing argument"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_bad_input_exits_2_with_one_message_and_no_traceback(loramem, case):
+    arguments, pattern = BAD[case]
+    code, said, error = loramem(*arguments)
+    assert code == 2 and pattern in error.replace("\n", " ") and "Traceback" not in said + error, error
+
+
+def test_several_faults_come_in_one_message(loramem):
+    code, _, error = loramem(
+        "study", "run", "quick", "--set", "readings=[modul]", "--set", "metrics=[exact]", "--set", "seeds=0"
+    )
+    assert code == 2 and "3 faults" in error and error.count("\n- ") == 3
+
+
+def test_pickled_weights_are_refused(loramem, checkpoints, tmp_path):
+    shutil.copytree(checkpoints["llama"], tmp_path / "evil")
+    (tmp_path / "evil" / "model.safetensors").rename(tmp_path / "evil" / "pytorch_model.bin")
+    code, _, error = loramem("base", "info", tmp_path / "evil")
+    assert code == 2 and "can run code" in error
+
+
+def test_a_damaged_checkpoint_is_named(loramem, checkpoints, tmp_path):
+    shutil.copytree(checkpoints["llama"], tmp_path / "torn")
+    (tmp_path / "torn" / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{nothing")
+    code, _, error = loramem("base", "info", tmp_path / "torn")
+    assert code == 2 and "Traceback" not in error
