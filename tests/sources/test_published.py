@@ -211,8 +211,10 @@ def test_a_size_larger_than_the_common_world_is_refused():
 def test_the_real_published_files(shared_data):
     found = load("phonebook", [1000, 4000, 16000], path=str(shared_data / "phonebook"), slices="published")
     assert [len(s.records) for s in found] == [48, 193, 774]
-    assert [
-        s.notes[1].split("asks ")[1].split(" facts")[0] for s in found
-    ] == ["37 of 48", "150 of 193", "600 of 774"]
+    assert [s.notes[1].split("asks ")[1].split(" facts")[0] for s in found] == [
+        "37 of 48",
+        "150 of 193",
+        "600 of 774",
+    ]
     edits = load("counterfact", [1000, 20000], path=str(shared_data / "counterfact"), slices="published")
     assert [len(s.records) for s in edits] == [106, 2154]
