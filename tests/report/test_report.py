@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
 import pytest
-from test_summary import GRID, expectation, results
 
 from loramem.report.figures import by_load, draw
 from loramem.report.html import headline, render, text_tables
 from loramem.studies.summary import summarise
+from madeup import GRID, expectation, results
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -87,8 +88,6 @@ def test_ids_are_unique_in_the_page(page):
 
 
 def test_a_missing_cell_is_a_hole_in_the_heat_map_and_a_cross_in_the_curve(tmp_path):
-    import pandas as pd
-
     rows, items = results({key: value for key, value in GRID.items() if key != ("module", 4, 1000)})
     cells = pd.DataFrame(summarise(rows, items, [], metrics=["exact_match"])["cells"])
     svg = next(f for f in draw(cells, [], tmp_path) if f["name"].endswith("heat"))["svg"]

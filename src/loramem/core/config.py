@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,6 +26,18 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 
+def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> Iterable[str]:
+    """Names of the fields allowed at `path` inside a config type."""
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        inner = getattr(field, "annotation", None)
+        if isinstance(part, int) or not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            inner = next((k for k in get_args(inner) if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        if inner is not None:
+            kind = inner
+    return kind.model_fields
+
+
 def faults_of(kind: type[Config], error: ValidationError, prefix: str = "") -> list[str]:
     """One readable line per fault of a failed validation: where, what was given, what is allowed."""
     lines = []
@@ -33,7 +45,7 @@ def faults_of(kind: type[Config], error: ValidationError, prefix: str = "") -> l
         where = ".".join([prefix, *map(str, fault["loc"])] if prefix else map(str, fault["loc"]))
         given = fault.get("input")
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key; {nearest(str(fault['loc'][-1]), kind.model_fields)}")
+            lines.append(f"{where}: unknown key; {nearest(str(fault['loc'][-1]), _fields_at(kind, fault['loc'][:-1]))}")
         else:
             message = fault["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(given, dict | list | tuple) else f" (given {given!r})"

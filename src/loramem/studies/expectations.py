@@ -61,7 +61,8 @@ def select(cells: pd.DataFrame, selector: Selector) -> pd.DataFrame:
     found = cells
     for key, value in selector.items():
         if value not in EXTREMES:
-            found = found[found[key].astype(str) == str(value)]
+            numeric = isinstance(value, int | float) and pd.api.types.is_numeric_dtype(found[key])
+            found = found[found[key] == value] if numeric else found[found[key].astype(str) == str(value)]
     for key, value in selector.items():
         if value in EXTREMES and found[key].notna().any():
             edge = found[key].min() if value == "smallest" else found[key].max()
