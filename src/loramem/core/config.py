@@ -32,7 +32,9 @@ def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> Iterable[s
         field = kind.model_fields.get(str(part))
         inner = getattr(field, "annotation", None)
         if isinstance(part, int) or not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            inner = next((k for k in get_args(inner) if isinstance(k, type) and issubclass(k, BaseModel)), None)
+            inner = next(
+                (k for k in get_args(inner) if isinstance(k, type) and issubclass(k, BaseModel)), None
+            )
         if inner is not None:
             kind = inner
     return kind.model_fields
@@ -45,7 +47,9 @@ def faults_of(kind: type[Config], error: ValidationError, prefix: str = "") -> l
         where = ".".join([prefix, *map(str, fault["loc"])] if prefix else map(str, fault["loc"]))
         given = fault.get("input")
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key; {nearest(str(fault['loc'][-1]), _fields_at(kind, fault['loc'][:-1]))}")
+            lines.append(
+                f"{where}: unknown key; {nearest(str(fault['loc'][-1]), _fields_at(kind, fault['loc'][:-1]))}"
+            )
         else:
             message = fault["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(given, dict | list | tuple) else f" (given {given!r})"

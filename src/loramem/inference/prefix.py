@@ -37,7 +37,11 @@ def _repeated(cache: Any, rows: int) -> Any:
     return again
 
 
-def _chunks(lengths: Sequence[int], rows: int) -> list[list[int]]:
+CACHED_TOKENS = 32_768  # rows * prefix: a repeated cache grows with both, and is copied at every step
+
+
+def _chunks(lengths: Sequence[int], rows: int, prefix: int) -> list[list[int]]:
+    rows = max(1, min(rows, CACHED_TOKENS // max(1, prefix)))
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     return [order[start : start + rows] for start in range(0, len(order), rows)]
 
@@ -65,7 +69,7 @@ def generate_shared(
         ), len(suffixes)
     cache = _prefill(base, prefix)
     results: list[Generation | None] = [None] * len(suffixes)
-    for chunk in _chunks([len(s) for s in suffixes], rows):
+    for chunk in _chunks([len(s) for s in suffixes], rows, len(prefix)):
         ids_BT, mask_BT = left_pad([suffixes[i] for i in chunk], base.prompts.pad_id, base.device)
         before_BC = torch.ones(len(chunk), len(prefix), dtype=torch.long, device=base.device)
         limits = [min(max_new_tokens, base.context_length - len(prefix) - len(suffixes[i])) for i in chunk]
@@ -93,7 +97,7 @@ def loglikelihood_shared(
         return loglikelihood(base, requests, rows=rows), len(pairs)
     cache = _prefill(base, prefix)
     results: list[Score | None] = [None] * len(pairs)
-    for chunk in _chunks([len(p) + len(t) for p, t in pairs], rows):
+    for chunk in _chunks([len(p) + len(t) for p, t in pairs], rows, len(prefix)):
         ids_BT, mask_BT = left_pad(
             [(*pairs[i][0], *pairs[i][1]) for i in chunk], base.prompts.pad_id, base.device
         )

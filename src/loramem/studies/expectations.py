@@ -77,13 +77,14 @@ def judge(expectation: Expectation, cells: pd.DataFrame) -> dict:
         cells: One row per cell and metric with columns of `SELECTABLE` and cell, metric, mean, ci_low, ci_high, n, seeds.
     """
     known = cells[cells["metric"] == expectation.metric]
-    if not known["probe"].isna().all() and (known["probe"] == expectation.probe).any():
-        known = known[known["probe"] == expectation.probe]
     selectors = list(expectation.compare or (expectation.at,))
     chosen = []
     for selector in selectors:
         assert selector is not None
-        match = select(known, selector)
+        own = known
+        if "probe" not in selector and (known["probe"] == expectation.probe).any():
+            own = known[known["probe"] == expectation.probe]  # a metric of one phrasing needs no choice
+        match = select(own, selector)
         if len(match) != 1:
             reason = (
                 "no such cell"
