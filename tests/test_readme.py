@@ -26,7 +26,9 @@ def test_every_command_parses_with_its_options(line):
         command = command.commands[words.pop(0)]
     context = command.make_context(command.name, words, resilient_parsing=False)
     if command.name == "run":
-        study = spec.load(context.params["name"], scale=context.params["scale"], assignments=context.params["set_"] or ())
+        study = spec.load(
+            context.params["name"], scale=context.params["scale"], assignments=context.params["set_"] or ()
+        )
         assert study.grid
 
 
@@ -42,5 +44,10 @@ def test_no_placeholder_is_left_and_the_two_commands_are_there():
 
 
 def test_tracked_text_names_no_path_of_one_machine():
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("src/**/*.py"), *ROOT.glob("*.txt")]:
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("src/**/*.py"),
+        *ROOT.glob("*.txt"),
+    ]:
         assert not re.search(r"/(?:work|root|tmp|home)/\w", path.read_text(encoding="utf-8")), path

@@ -33,7 +33,7 @@ def info(**changes) -> dict:
         "failures": [{"cell": "phonebook-1000-r4-module", "seed": 0, "error": HOSTILE}],
         "examples": [{"cell": "c", "source": "phonebook", "reading": "module", "probe": "trained", "metric": "exact_match", "prompt": HOSTILE, "gold": "g", "prediction": HOSTILE, "value": 0.0}],
         "training": [{"source": "phonebook", "rank": 1, "size_tokens": 250, "log": [{"step": 1, "loss": 2.0}, {"step": 9, "loss": 0.1}]}],
-        "body": HOSTILE, "reused": {"modules": 0, "readings": 0}, **changes,
+        "cuts": [{"cell": "phonebook-1000-icl", "tokens": 977}], "body": HOSTILE, "reused": {"modules": 0, "readings": 0}, **changes,
     }  # fmt: skip
 
 
@@ -66,8 +66,9 @@ def test_every_mean_has_n_and_an_interval(page):
         )
 
 
-def test_verdicts_and_holes_are_shown(page):
+def test_verdicts_holes_and_cuts_are_shown(page):
     text, _, _ = page
+    assert "Context tokens cut from phonebook-1000-icl" in text and "977" in text
     assert 'class="agrees">agrees' in text and 'id="holes"' in text and "1 cells have no result" in text
 
 

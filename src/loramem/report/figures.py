@@ -221,7 +221,7 @@ def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
         axis.barh(place, row["mean"], color="#3b6ea5" if reading == "module" else "0.7", height=0.6)
         axis.hlines(place, row["ci_low"], row["ci_high"], color="black", linewidth=1.4)
         axis.text(
-            min(row["ci_high"], 0.97) + 0.015,
+            max(row["mean"], row["ci_high"]) + 0.015,
             place,
             f"{100 * row['mean']:.0f} % [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]",
             va="center",
@@ -234,7 +234,7 @@ def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
             for reading in order
         ],
     )
-    axis.set_xlim(0, 1.25)
+    axis.set_xlim(0, 1.35)
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
     axis.set_title(

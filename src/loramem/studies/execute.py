@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from loramem.answering.readings import ReadingTask, read
 from loramem.base.model import Base
-from loramem.core.errors import InputError, LoramemError
+from loramem.core.errors import LoramemError
 from loramem.core.ledger import Ledger
 from loramem.modules.store import Store
 from loramem.studies.plan import Plan
@@ -163,16 +162,6 @@ def read_missing(
     return tasks
 
 
-EXECUTORS: dict[str, Callable] = {}
-
-
-def check_budget(rows: int) -> int:
-    """Rows per training step over all modules of a pack. Raises `InputError` below one."""
-    if rows < 1:
-        raise InputError(f"--rows {rows}: give at least 1")
-    return rows
-
-
 def failures_by_cell(plan: Plan, outcome: Outcome, base: Base) -> list[dict]:
     """One entry per cell and seed that has no result, with the reason."""
     found: list[dict] = []
@@ -183,8 +172,3 @@ def failures_by_cell(plan: Plan, outcome: Outcome, base: Base) -> list[dict]:
             seen.add((cell.slug, cell.seed))
             found.append({"cell": cell.slug, "seed": cell.seed, "error": error})
     return found
-
-
-def truncated(modules: Sequence[dict]) -> int:
-    """Training tokens that no module saw, over all modules of a run (PITFALLS 6)."""
-    return sum(int(module.get("truncated_tokens", 0)) for module in modules)

@@ -7,8 +7,9 @@ from collections import defaultdict
 
 import pandas as pd
 
+from loramem.answering.readings import STEMS
 from loramem.base.model import Base
-from loramem.core.files import read_jsonl, write_jsonl
+from loramem.core.files import read_jsonl, read_marker, write_jsonl
 from loramem.metrics.edits import harmonic_mean
 from loramem.metrics.scorers import METRICS, score
 from loramem.modules.store import Store
@@ -131,6 +132,17 @@ def collect(
     table = pd.DataFrame(items, columns=list(ITEM_COLUMNS))
     table["value"] = table["value"].astype(float)
     return frame, table, examples
+
+
+def context_cuts(plan: Plan, base: Base, store: Store) -> list[dict]:
+    """Per in-context cell how many tokens of its context did not fit and were cut away (never a question)."""
+    found = []
+    for cell in plan.cells:
+        identity = cell.task.identity(base)
+        if STEMS.get(cell.stem).in_context and store.has_reading(identity):
+            ledger = read_marker(store.reading_folder(identity) / "reading.json")["ledger"]
+            found.append({"cell": cell.slug, "tokens": int(ledger["context_cut_tokens"])})
+    return found
 
 
 def write_scores(store: Store, identity: str, metric: str, scored: list[dict]) -> None:

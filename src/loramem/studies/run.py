@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,15 +18,16 @@ import yaml
 from loramem import __version__
 from loramem.base.model import Base, describe
 from loramem.core.errors import InputError
-from loramem.core.files import write_json, write_text
+from loramem.core.files import read_jsonl, read_marker, write_json, write_text
 from loramem.modules.store import Store
 from loramem.report.html import render
 from loramem.studies.execute import Outcome, failures_by_cell, read_missing, train_missing
 from loramem.studies.plan import Plan, make_plan
 from loramem.studies.progress import Progress
-from loramem.studies.results import collect
+from loramem.studies.results import collect, context_cuts
 from loramem.studies.spec import Study
 from loramem.studies.summary import summarise
+from loramem.training import plan_packs, train_pack
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pandas")
 
@@ -130,7 +132,7 @@ def run_study(
     info = {
         "study": study.name, "question": study.file.question, "version": study.file.version, "scale": study.scale,
         "environment": environment(base, command), "plan": plan.counts(), "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "costs": costs, "failures": failures, "examples": examples, "training": training_curves(plan, store),
+        "costs": costs, "cuts": context_cuts(plan, base, store), "failures": failures, "examples": examples, "training": training_curves(plan, store),
         "body": yaml.safe_dump(study.body, sort_keys=False, allow_unicode=True), "wall_seconds": time.time() - began,
         "reused": {"modules": outcome.modules_reused, "readings": outcome.readings_reused},
     }  # fmt: skip
@@ -150,8 +152,6 @@ def header(study: Study, base: Base, plan: Plan, progress: Progress) -> None:
 
 def training_curves(plan: Plan, store: Store) -> list[dict]:
     """Loss curves of every finished module of the plan."""
-    from loramem.core.files import read_jsonl, read_marker
-
     curves = []
     for module in plan.modules.values():
         if store.has_module(module.id):
@@ -168,8 +168,6 @@ def training_curves(plan: Plan, store: Store) -> list[dict]:
 
 def costs_of(plan: Plan, store: Store, outcome: Outcome) -> dict:
     """What the whole study costs (from the ledgers in the store) beside what this run spent."""
-    from loramem.core.files import read_marker
-
     tokens = bytes_ = truncated = 0
     for identity in plan.modules:
         if store.has_module(identity):
@@ -188,11 +186,6 @@ def costs_of(plan: Plan, store: Store, outcome: Outcome) -> dict:
 
 def estimate(plan: Plan, base: Base, *, rows: int) -> dict:
     """Seconds a run would take, from one timed probe step of its largest pack; nothing is kept."""
-    from dataclasses import replace
-
-    from loramem.training.loop import train_pack
-    from loramem.training.packing import plan_packs
-
     packs = plan_packs([module.job for module in plan.modules.values()], base, rows=rows)
     if not packs:
         return {"train_seconds": 0.0, "probe_seconds": 0.0}
@@ -217,6 +210,4 @@ def default_out(study: Study) -> Path:
 
 def shown_command(arguments: Sequence[str]) -> str:
     """The command line as it would be typed, for the record."""
-    import shlex
-
     return shlex.join(["loramem", *arguments]) if arguments else Path(sys.argv[0]).name
