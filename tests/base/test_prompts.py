@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from loramem.base import PromptBuilder
+from loramem.base import PromptBuilder, load_base
 from loramem.core.errors import InputError
+from loramem.pretraining.data import _turn
 from tiny import ENDS, FAMILIES, make_tokenizer
 
 QUESTION, ANSWER = "What is the phone number of Ada Zoë?", "415-555-0199"
@@ -40,6 +41,33 @@ def test_the_whole_example_is_what_the_template_writes(built):
     whole = tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False)
     rendered = tokenizer.decode(list(prompts.chat_example(QUESTION, ANSWER).ids))
     assert rendered == whole[: whole.rindex(end) + len(end)]
+
+
+def test_pieces_are_tokenised_as_the_rendered_text_is(built):
+    """A blank between template and question belongs to the question's first token, as in the rendered text."""
+    prompts, tokenizer, _ = built
+    if prompts.has_chat:
+        ask = [{"role": "user", "content": QUESTION}]
+        text = tokenizer.apply_chat_template(
+            ask, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        assert prompts.chat(QUESTION) == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_the_embedded_base_sees_the_pieces_it_was_pretrained_on():
+    base = load_base("embedded")
+    segments = _turn("What is the phone number of Ada Quill?", "415-555-0199")
+    whole = base.prompts.bos + [
+        t for text, _ in segments for t in base.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ]
+    assert (
+        list(base.prompts.chat_example("What is the phone number of Ada Quill?", "415-555-0199").ids) == whole
+    )
+    with_context = _turn("The book.\n\nWho?", "x")[0][0]
+    assert (
+        base.prompts.chat("Who?", "The book.")
+        == base.prompts.bos + base.tokenizer(with_context, add_special_tokens=False)["input_ids"]
+    )
 
 
 def test_exactly_one_bos(built):

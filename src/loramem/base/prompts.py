@@ -18,7 +18,7 @@ from loramem.core.errors import InputError
 PROMPT_VERSION = 1
 _QUESTION, _ANSWER = "QQ7question7QQ", "AA7answer7AA"
 # A base without a chat template is asked in the plain words of the published PhoneBook lines.
-_PLAIN = ("Question: ", "\nAnswer:", " ")
+_PLAIN = ("Question:", " ", "\nAnswer:", " ")
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,14 @@ class Encoded:
 
 @dataclass(frozen=True)
 class _Template:
-    """What a chat template puts around question and answer: `head` question `middle` (then `lead` answer)."""
+    """What a chat template puts around question and answer: `head` `space` question `middle` (then `lead` answer).
+
+    `space` is the blank at the end of the head: it is tokenised with the word that follows it, as it would be
+    in the rendered text (" What" is one token, " " and "What" are two that no model ever saw together).
+    """
 
     head: str
+    space: str
     middle: str
     lead: str
     end: tuple[int, ...]
@@ -113,13 +118,19 @@ class PromptBuilder:
         end = [token for token in self.tokens(after) if token in special][:1] or eos[:1]
         if self.tokenizer.bos_token and head.startswith(self.tokenizer.bos_token):
             head = head[len(self.tokenizer.bos_token) :]  # `_head` puts exactly one back
-        return _Template(head, middle, lead, tuple(end))
+        bare = head.rstrip(" ")
+        return _Template(bare, head[len(bare) :], middle, lead, tuple(end))
 
     def _head(self) -> list[int]:
         return self.bos + self.tokens(self._template.head)
 
-    def _tail(self, question: str) -> list[int]:
-        return self._plain_tokens(question) + self.tokens(self._template.middle)
+    def _tail(self, question: str, *, first: bool = False) -> list[int]:
+        """Ids of a question and what follows it; `first` where it opens the user turn."""
+        space = self._template.space if first else ""
+        return self._plain_tokens(space + question) + self.tokens(self._template.middle)
+
+    def _context(self, context: str) -> list[int]:
+        return self._plain_tokens(self._template.space + context)
 
     # -- prompts ---------------------------------------------------------------------------------
     def chat(self, question: str, context: str | None = None) -> list[int]:
@@ -131,8 +142,8 @@ class PromptBuilder:
         """(prefix shared by all questions on `context`, suffix of this question)."""
         prefix = self._head()
         if context:
-            prefix += self._plain_tokens(context) + self._plain_tokens("\n\n")
-        return prefix, self._tail(question)
+            prefix += self._context(context) + self._plain_tokens("\n\n")
+        return prefix, self._tail(question, first=not context)
 
     def fit_context(self, context: str, questions: list[str], *, reserve: int) -> tuple[list[int], int]:
         """The longest shared prefix that leaves room for every question and `reserve` answer tokens.
@@ -152,11 +163,11 @@ class PromptBuilder:
             raise InputError(
                 f"a question of {longest} tokens and an answer of {reserve} do not fit the base's context of {self.context_length}"
             )
-        ids = self._plain_tokens(context)
+        ids = self._context(context)
         return head + ids[:room] + gap, max(0, len(ids) - room)
 
     def suffix(self, question: str) -> list[int]:
-        """What follows a shared prefix."""
+        """What follows a shared prefix that ends with a context."""
         return self._tail(question)
 
     def cloze(self, prompt: str) -> list[int]:
