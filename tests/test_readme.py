@@ -14,7 +14,8 @@ from loramem.studies import spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^(?:\.venv/bin/)?loramem .*$", README, flags=re.MULTILINE)
+BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
+COMMANDS = re.findall(r"^(?:\.venv/bin/)?loramem .*$", BLOCKS, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", COMMANDS)

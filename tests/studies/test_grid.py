@@ -34,6 +34,8 @@ def test_a_mapping_chooses_by_rank_or_source():
     }
     points = list(grid.expand(section, source="b"))
     assert [(p["optimizer"]["lr"], p["budget"]["exposures"]) for p in points] == [(0.1, 7), (0.2, 7)]
+    ranks = {"spec": {"rank": [4, 15, 16, 64]}, "optimizer": {"lr": {1: 0.1, 16: 0.2}}}
+    assert [p["optimizer"]["lr"] for p in grid.expand(ranks, source="b")] == [0.1, 0.1, 0.2, 0.2]
     with pytest.raises(InputError, match="no value for rank 1 or source 'c'"):
         list(grid.expand(section, source="c"))
 

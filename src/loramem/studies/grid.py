@@ -75,11 +75,21 @@ def is_axis(field: str, value: Any) -> bool:
     return True
 
 
+def _by_rank(value: Mapping, rank: Any, where: str, source: str) -> Any:
+    """The value of the largest listed rank that is not above `rank`: `{1: 0.02, 16: 0.01}` gives 0.02 to rank 4."""
+    ranks = [key for key in value if isinstance(key, int) and isinstance(rank, int) and key <= rank]
+    if not ranks:
+        raise InputError(
+            f"{where}: no value for rank {rank} or source {source!r}; it has {', '.join(map(str, value))}"
+        )
+    return value[max(ranks)]
+
+
 def expand(section: Mapping[str, Any], *, source: str) -> Iterator[dict[str, Any]]:
     """Every point of a grid of nested mappings of lists, for one source.
 
-    A mapping in place of a value chooses by rank (`lr: {1: 0.01, 4: 0.003}`) or by the source's name
-    (`exposures: {phonebook: 100, counterfact: 60}`).
+    A mapping in place of a value chooses by the source's name (`exposures: {phonebook: 100, counterfact: 60}`)
+    or by rank, from the listed rank upwards (`lr: {1: 0.01, 16: 0.003}`).
 
     >>> points = list(expand({"spec": {"rank": [1, 4]}, "optimizer": {"lr": {1: 0.1, 4: 0.2}}}, source="phonebook"))
     >>> [(p["spec"]["rank"], p["optimizer"]["lr"]) for p in points]
@@ -108,9 +118,5 @@ def expand(section: Mapping[str, Any], *, source: str) -> Iterator[dict[str, Any
         for part, fields in point.items():
             for field, value in fields.items():
                 if isinstance(value, Mapping):
-                    if rank not in value:
-                        raise InputError(
-                            f"modules.{part}.{field}: no value for rank {rank} or source {source!r}; it has {', '.join(map(str, value))}"
-                        )
-                    fields[field] = value[rank]
+                    fields[field] = _by_rank(value, rank, f"modules.{part}.{field}", source)
         yield point
