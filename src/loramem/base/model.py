@@ -164,7 +164,9 @@ def load_base(
         raise InputError(
             f"base {name!r}: the tokenizer has {len(tokenizer)} tokens, the model {model.get_input_embeddings().weight.shape[0]} embeddings"
         )
-    tokenizer.model_max_length = int(1e12)  # we count, cut and refuse lengths ourselves, before the model sees them
+    tokenizer.model_max_length = (
+        10**12
+    )  # lengths are counted, cut and refused by us, before the model sees them
     model.to(where).eval().requires_grad_(False)
     model.generation_config = (
         GenerationConfig()
