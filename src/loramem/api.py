@@ -9,11 +9,13 @@ from loramem.core.errors import LoramemError
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
 from loramem.modules.store import Store, StoredModule
 from loramem.sources.catalogue import load_source
+from loramem.studies.run import run_study
+from loramem.studies.spec import load as load_study
 from loramem.synthesis import synthesize
 from loramem.synthesis.supervision import load as load_supervision
 from loramem.training import Trained, TrainJob, bucket_length, train_pack
 
-__all__ = ["Store", "load_base", "load_source", "synthesize", "train_one"]
+__all__ = ["Store", "load_base", "load_source", "load_study", "run_study", "synthesize", "train_one"]
 
 
 def train_one(

@@ -51,7 +51,7 @@ class Store:
     def __init__(self, root: Path | str | None = None):
         self.root = Path(root).expanduser() if root else default_store()
         try:
-            for name in ("modules", "readings", "supervision", "sources"):
+            for name in ("modules", "readings"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"store {self.root}: {error.strerror}") from None
