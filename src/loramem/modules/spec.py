@@ -55,25 +55,64 @@ class Objective(Config):
     """`answer`: the answer and its end of turn. `all`: every token after the first."""
 
 
+class Plateau(Config):
+    """Train until the loss stops falling, then cool down: the budget that lets a failure be called *capacity*.
+
+    The rate is held after warm-up; the mean loss of each window of `window` exposures is compared with the best
+    window before. After `patience` windows in a row that fall by less than `min_fall`, or at `max_exposures`, the
+    rate goes down to 0 (in the optimiser's `schedule`) within `cooldown` times the steps taken so far.
+    """
+
+    max_exposures: Annotated[float, Field(gt=0)] = 200.0
+    """Where the search for a plateau gives up; a module that ends there ended by *budget*."""
+    window: Annotated[float, Field(gt=0)] = 5.0
+    """Exposures whose mean loss is one observation."""
+    min_fall: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Smallest relative fall of the window's loss that counts as learning."""
+    patience: Annotated[int, Field(ge=1)] = 2
+    """Windows in a row without such a fall that make a plateau."""
+    cooldown: Annotated[float, Field(ge=0, le=2)] = 0.25
+    """Length of the final decay, as a share of the steps before it."""
+
+
 class Budget(Config):
-    """How long a module trains: exactly one of `steps` and `exposures`."""
+    """How long a module trains: exactly one of `steps`, `exposures` and `plateau`."""
 
     steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimiser steps, whatever the amount of data."""
+    """Optimiser steps, whatever the amount of data (the paper's protocol)."""
     exposures: Annotated[float, Field(gt=0)] | None = None
     """Times every example is seen; steps = ceil(exposures * examples / batch)."""
+    plateau: Plateau | None = None
+    """Until the loss stops falling."""
+    stop_when_memorised: bool = False
+    """End early once every learnt token of every example has p > 0.5 (checked in a pass of its own at the
+    weights that are saved): sufficient for greedy recall (arXiv 2605.30260), so nothing is left to learn."""
+    snapshots: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Steps whose weights are kept beside the final ones and read like modules; 0 is the untrained module."""
 
     @model_validator(mode="after")
     def _one(self):
-        if (self.steps is None) == (self.exposures is None):
-            raise ValueError("give exactly one of steps and exposures")
+        given = [name for name in ("steps", "exposures", "plateau") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of steps, exposures and plateau, not {' and '.join(given) or 'none'}"
+            )
         return self
 
+    @property
+    def kind(self) -> str:
+        """`steps`, `exposures` or `plateau`."""
+        return "steps" if self.steps is not None else "exposures" if self.exposures is not None else "plateau"
+
     def steps_for(self, examples: int, batch: int) -> int:
+        """Optimiser steps at most (a plateau or memorised module ends earlier)."""
         if self.steps is not None:
             return self.steps
-        assert self.exposures is not None
-        return max(1, -(-int(self.exposures * examples) // batch))
+        if self.exposures is not None:
+            return max(1, -(-int(self.exposures * examples) // batch))
+        assert self.plateau is not None
+        search = max(1, -(-int(self.plateau.max_exposures * examples) // batch))
+        return search + int(self.plateau.cooldown * search)
 
 
 class Optimizer(Config):

@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ from loramem.base.prompts import Encoded
 from loramem.core.errors import InputError, RunFailed
 from loramem.core.identity import seed_from
 from loramem.modules.bank import Bank
-from loramem.modules.spec import LoraSpec, Objective, Optimizer
+from loramem.modules.spec import Budget, LoraSpec, Objective, Optimizer
+from loramem.training.course import HALF, Course
 from loramem.training.optimizer import BankedAdamW
-from loramem.training.schedule import factor
 
 # Leaves and gradients are views of one flat buffer on purpose; torch only remarks on their strides.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
@@ -38,10 +38,11 @@ class TrainJob:
 
     Attributes:
         key: Names the result, e.g. the module's id.
-        steps: Optimiser steps.
+        steps: Optimiser steps, at most.
         seed: Of initialisation, order and dropout.
         examples: Token ids; an example longer than `length` is cut and counted.
         length: Padded length in tokens, from the recipe (`bucket_length`).
+        budget: Where given, its plateau, early stop and snapshots apply; `steps` alone decides otherwise.
     """
 
     key: str
@@ -52,6 +53,7 @@ class TrainJob:
     seed: int
     examples: tuple[Encoded, ...]
     length: int
+    budget: Budget | None = None
 
 
 @dataclass
@@ -63,6 +65,8 @@ class Trained:
         log: Rows of step, loss (mean nats per supervised token since the row before), lr, grad_norm (L2,
             before clipping).
         final_loss: Mean loss over the last tenth of the steps.
+        steps: Optimiser steps taken.
+        ended: Why it ended: `steps` (all done), `plateau`, `limit` (no plateau found in time), `memorised`.
         tokens, supervised_tokens: Trained on, padding not counted.
         truncated_tokens: Tokens per epoch that were cut away.
         seconds: Wall seconds of the pack until this module was done, shared by its members.
@@ -76,6 +80,10 @@ class Trained:
     supervised_tokens: int
     truncated_tokens: int
     seconds: float
+    steps: int = 0
+    ended: str = "steps"
+    snapshots: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    """Step -> weights, held in memory until the module is saved."""
 
 
 def bucket_length(examples: Sequence[Encoded], limit: int) -> int:
@@ -140,10 +148,10 @@ class _Log:
         self.losses: list[Tensor] = []
         self.window: list[Tensor] = []
 
-    def add(self, step: int, steps: int, loss: Tensor, norm: Tensor, lr: float) -> None:
+    def add(self, step: int, last: bool, loss: Tensor, norm: Tensor, lr: float) -> None:
         self.window.append(loss)
         self.losses.append(loss)
-        if step == 1 or step == steps or step % self.every == 0:
+        if step == 1 or last or step % self.every == 0:
             mean = float(torch.stack(self.window).mean())
             self.rows.append({"step": step, "loss": mean, "lr": lr, "grad_norm": float(norm)})
             self.window = []
@@ -152,8 +160,10 @@ class _Log:
         return float(torch.stack(self.losses[-max(1, len(self.losses) // 10) :]).mean())
 
 
-def module_losses(base: Base, ids_BT: Tensor, mask_BT: Tensor, learn_BT: Tensor, modules: int) -> Tensor:
-    """Mean next-token cross-entropy (nats) of each module's rows, `[modules]`.
+def module_losses(
+    base: Base, ids_BT: Tensor, mask_BT: Tensor, learn_BT: Tensor, modules: int
+) -> tuple[Tensor, Tensor]:
+    """Mean next-token cross-entropy (nats) of each module's rows, `[modules]`, and each row's worst token, `[modules * rows]`.
 
     Args:
         ids_BT, mask_BT: int64 `[modules * rows, T]`, module-major, padded on the right.
@@ -166,9 +176,22 @@ def module_losses(base: Base, ids_BT: Tensor, mask_BT: Tensor, learn_BT: Tensor,
     logits_BPV = output.logits.float()
     nats_BP = torch.nn.functional.cross_entropy(
         logits_BPV.flatten(0, 1), targets_BP.flatten(), reduction="none", ignore_index=-100
-    )
+    ).view(targets_BP.shape)
     nats_M = nats_BP.view(modules, -1).sum(1)
-    return nats_M / wanted_BP.view(modules, -1).sum(1)
+    return nats_M / wanted_BP.view(modules, -1).sum(1), nats_BP.detach().amax(1)
+
+
+@torch.inference_mode()
+def memorised(base: Base, bank: Bank, slot: int, feed: _Data) -> bool:
+    """Whether every learnt token of every example of `slot` has p > 0.5 at the weights as they are."""
+    rows = max(feed.batch, 64)
+    for start in range(0, feed.count, rows):
+        part = slice(start, min(start + rows, feed.count))
+        with bank.active([slot], rows=part.stop - part.start):
+            _, worst_B = module_losses(base, feed.ids_ET[part], feed.mask_ET[part], feed.learn_ET[part], 1)
+        if not bool((worst_B < HALF).all()):
+            return False
+    return True
 
 
 def train_pack(
@@ -195,6 +218,14 @@ def train_pack(
         optimizer = BankedAdamW(bank)
         feeds = {slot: _Data(job, base.prompts.pad_id, base.device) for slot, job in enumerate(jobs)}
         logs = {slot: _Log(job.steps) for slot, job in enumerate(jobs)}
+        courses = {
+            slot: Course(job.budget, job.optimizer, steps=job.steps, examples=len(job.examples))
+            for slot, job in enumerate(jobs)
+        }
+        wanted = {slot: set(job.budget.snapshots if job.budget else ()) for slot, job in enumerate(jobs)}
+        kept: dict[int, dict[int, dict[str, Tensor]]] = {
+            slot: {0: bank.tensors(slot)} if 0 in wanted[slot] else {} for slot in feeds
+        }
         seen = {slot: [0, 0] for slot in feeds}
         decay = {slot: job.optimizer.weight_decay for slot, job in enumerate(jobs)}
         clip = {slot: job.optimizer.clip or math.inf for slot, job in enumerate(jobs)}
@@ -215,7 +246,7 @@ def train_pack(
                 tokens += real
             ids_BT, mask_BT, learn_BT = (torch.cat(parts) for parts in zip(*batches, strict=True))
             with bank.active(order, rows=rows, dropout=dropout, step=step):
-                losses_M = module_losses(base, ids_BT, mask_BT, learn_BT, len(order))
+                losses_M, worst_B = module_losses(base, ids_BT, mask_BT, learn_BT, len(order))
                 losses_M.sum().backward()
             finite = losses_M.detach().isfinite()
             if not bool(finite.all()):
@@ -234,27 +265,25 @@ def train_pack(
                     bucket.grad_NP.zero_()
                 continue
             step += 1
-            lr = {
-                slot: jobs[slot].optimizer.lr
-                * factor(
-                    jobs[slot].optimizer.schedule,
-                    step - 1,
-                    steps=jobs[slot].steps,
-                    warmup=jobs[slot].optimizer.warmup,
-                )
-                for slot in order
-            }
+            lr = {slot: courses[slot].lr(step - 1) for slot in order}
             norms = optimizer.step(step, lr=lr, decay=decay, clip=clip)
-            for slot, loss in zip(order, losses_M.detach(), strict=True):
-                logs[slot].add(step, jobs[slot].steps, loss, norms[slot], lr[slot])
+            worst_MR = worst_B.view(len(order), rows)
+            for place, (slot, loss) in enumerate(zip(order, losses_M.detach(), strict=True)):
+                course = courses[slot]
+                course.observe(step, loss, chosen_by[slot], worst_MR[place])
+                if course.may_be_memorised(step) and memorised(base, bank, slot, feeds[slot]):
+                    course.ended = "memorised"
+                logs[slot].add(step, course.ended is not None, loss, norms[slot], lr[slot])
+                if step in wanted[slot]:
+                    kept[slot][step] = bank.tensors(slot)
             on_step(rows * len(order), tokens)
-            done = [slot for slot in order if jobs[slot].steps == step]
+            done = [slot for slot in order if courses[slot].ended is not None]
             for slot in done:
                 on_finish(
                     Trained(
                         jobs[slot].key, bank.tensors(slot), logs[slot].rows, logs[slot].final(), seen[slot][0],
-                        seen[slot][1],
-                        feeds[slot].truncated, time.perf_counter() - began,
+                        seen[slot][1], feeds[slot].truncated, time.perf_counter() - began, step,
+                        str(courses[slot].ended), kept.pop(slot),
                     )
                 )  # fmt: skip
             if done:
