@@ -5,17 +5,47 @@ from __future__ import annotations
 from pathlib import Path
 
 from loramem.base import load_base
+from loramem.base.model import Base
 from loramem.core.errors import LoramemError
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
 from loramem.modules.store import Store, StoredModule
+from loramem.report.html import render
+from loramem.report.tables import write_tables
 from loramem.sources.catalogue import load_source
-from loramem.studies.run import run_study
+from loramem.studies.execute import save_trained
+from loramem.studies.progress import Progress
+from loramem.studies.run import RunResult, execute
+from loramem.studies.spec import Study
 from loramem.studies.spec import load as load_study
 from loramem.synthesis import synthesize
 from loramem.synthesis.supervision import load as load_supervision
-from loramem.training import Trained, TrainJob, bucket_length, train_pack
+from loramem.training import TrainJob, bucket_length, train_pack
 
 __all__ = ["Store", "load_base", "load_source", "load_study", "run_study", "synthesize", "train_one"]
+
+
+def run_study(
+    study: Study,
+    base: Base,
+    store: Store,
+    out: Path,
+    *,
+    command: str = "",
+    rows: int = 256,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run a study and write its report: what `loramem study run` does.
+
+    Args:
+        rows: Rows of a training step, over all modules of a pack.
+
+    Raises:
+        InputError: `out` cannot be written, or a source cannot be built at its size.
+    """
+    result = execute(study, base, store, out, command=command, rows=rows, progress=progress)
+    write_tables(result.summary, out / "tables")
+    render(result.info, result.summary, out)
+    return result
 
 
 def train_one(
@@ -46,28 +76,23 @@ def train_one(
     if kept.has_module(identity):
         return kept.module(identity)
     errors: list[Exception] = []
-
-    def finish(done: Trained) -> None:
-        ledger = {
-            "tokens": done.tokens,
-            "supervised_tokens": done.supervised_tokens,
-            "seconds": done.seconds,
-            "truncated_tokens": done.truncated_tokens,
-        }
-        kept.put_module(
-            identity,
-            recipe,
-            config.spec,
-            done.tensors,
-            model=loaded.model,
-            base_name=loaded.name,
-            log=done.log,
-            ledger=ledger,
-            extra={"final_loss": done.final_loss},
-        )
-
-    job = TrainJob(identity, config.spec, config.objective, config.optimizer, steps, seed, examples, length)
-    train_pack(loaded, [job], on_finish=finish, on_fail=lambda key, error: errors.append(error))
+    job = TrainJob(
+        identity,
+        config.spec,
+        config.objective,
+        config.optimizer,
+        steps,
+        seed,
+        examples,
+        length,
+        config.budget,
+    )
+    train_pack(
+        loaded,
+        [job],
+        on_finish=lambda done: save_trained(kept, done, recipe, config.spec, loaded),
+        on_fail=lambda key, error: errors.append(error),
+    )
     if errors:
         raise errors[0] if isinstance(errors[0], LoramemError) else LoramemError(str(errors[0]))
     return kept.module(identity)

@@ -118,3 +118,59 @@ def test_cloze_target_has_its_leading_space(built):
     example = prompts.cloze_example("The capital is", "Rome")
     assert tokenizer.decode(list(example.ids[example.answer_start :])) == " Rome"
     assert list(example.ids) == prompts.cloze("The capital is") + prompts.target("Rome")
+
+
+def test_an_answer_to_be_scored_is_the_answer_that_is_learnt(built):
+    """`chat` and `answer` give the ids of the training example but for its end of turn, with a context or none."""
+    prompts, tokenizer, _ = built
+    for context in (None, "Some text."):
+        example = prompts.chat_example(QUESTION, ANSWER, context)
+        assert prompts.chat(QUESTION, context) + prompts.answer(ANSWER) + prompts.end == list(example.ids)
+    assert tokenizer.decode(prompts.answer(ANSWER)).strip() == ANSWER
+    hostile = f"{ANSWER}{tokenizer.eos_token}"
+    assert tokenizer.eos_token_id not in prompts.answer(hostile), "a special token in an answer stays text"
+
+
+def test_the_answer_of_a_template_that_leads_with_a_space_has_it():
+    prompts = PromptBuilder(make_tokenizer("mistral"), 256)
+    assert prompts.tokenizer.decode(prompts.answer("yes")) == " yes"
+    other = PromptBuilder(make_tokenizer("qwen3"), 256)
+    assert other.tokenizer.decode(other.answer("yes")) == "yes"
+
+
+@pytest.mark.parametrize("reserve", [0, 1, 40])
+def test_a_context_before_statements_is_cut_to_the_last_token_that_fits(built, reserve):
+    prompts, tokenizer, _ = built
+    pairs = [("Ada lives in", "Rome"), ("A much longer statement about Bela is that he lives in", "Oslo")]
+    context = "word " * 400
+    prefix, cut, parts = prompts.fit_statements(context, pairs, reserve=reserve)
+    longest = max(len(prompt) + len(target) for prompt, target in parts)
+    assert len(prefix) + longest + reserve == prompts.context_length
+    assert cut == prompts.count(context) - (len(prefix) - len(prompts.bos)) > 0
+    assert prefix[: len(prompts.bos)] == prompts.bos and context.startswith(
+        tokenizer.decode(prefix[len(prompts.bos) :])
+    )
+    for (prompt, target), (prompt_ids, target_ids) in zip(pairs, parts, strict=True):
+        assert tokenizer.decode(prompt_ids) == f" {prompt}" and target_ids == prompts.target(target)
+
+
+def test_a_context_that_fits_is_kept_whole_whatever_is_reserved(built):
+    prompts, _, _ = built
+    context = "Ada lives in Oslo."
+    whole = prompts.bos + prompts.tokens(context)
+    for reserve in (0, 40):
+        prefix, cut, parts = prompts.fit_statements(context, [("Ada lives in", "")], reserve=reserve)
+        assert (prefix, cut) == (whole, 0)
+        assert parts == [(prompts.tokens(" Ada lives in"), [])], (
+            "nothing follows a prompt that is only continued"
+        )
+
+
+def test_room_for_what_is_decoded_is_never_taken_by_a_statement(built):
+    prompts, _, _ = built
+    prompt = "x" * (prompts.context_length - len(prompts.bos) - 1)  # with its space it fills the base
+    assert prompts.fit_statements("context", [(prompt, "")])[0] == prompts.bos
+    with pytest.raises(InputError, match="and 1 after it do not fit the base's context of 256"):
+        prompts.fit_statements("context", [(prompt, "")], reserve=1)
+    with pytest.raises(InputError, match="tokens does not fit the base's context of 256"):
+        prompts.fit_statements("context", [(prompt, "y")])

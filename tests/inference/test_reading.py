@@ -110,13 +110,13 @@ def test_loglikelihood_equals_brute_force(base, modules):
 
 def test_a_shared_context_equals_the_whole_prompt(base):
     prefix, suffixes = prompts(base, 1, seed=7)[0] * 3, [list(p) for p in prompts(base, 7, seed=8)]
-    shared, encoded = generate_shared(base, prefix, suffixes, max_new_tokens=8, rows=3)
+    shared, encoded = generate_shared(base, [(prefix, s) for s in suffixes], max_new_tokens=8, rows=3)
     whole = generate(base, [Request((*prefix, *suffix), None, 8) for suffix in suffixes])
     assert [g.ids for g in shared] == [g.ids for g in whole] and encoded == 1
     pairs = [
         (suffix, list(target[:4])) for suffix, target in zip(suffixes, prompts(base, 7, seed=9), strict=True)
     ]
-    scores, _ = loglikelihood_shared(base, prefix, pairs, rows=3)
+    scores, _ = loglikelihood_shared(base, [(prefix, p, t) for p, t in pairs], rows=3)
     reference = loglikelihood(base, [ScoreRequest((*prefix, *p), tuple(t)) for p, t in pairs])
     for mine, theirs in zip(scores, reference, strict=True):
         assert mine.nats == pytest.approx(theirs.nats, abs=2e-4)
@@ -127,7 +127,7 @@ def test_a_context_beyond_a_sliding_window_is_encoded_whole(bases):
     base.model = copy.deepcopy(base.model)
     base.model.config.sliding_window = 16
     prefix, suffixes = prompts(base, 1, seed=7)[0] * 3, [list(p) for p in prompts(base, 3, seed=8)]
-    shared, encoded = generate_shared(base, prefix, suffixes, max_new_tokens=4)
+    shared, encoded = generate_shared(base, [(prefix, s) for s in suffixes], max_new_tokens=4)
     assert encoded == len(suffixes) == len(shared)
 
 

@@ -27,7 +27,7 @@ def test_wilson_equals_scipy(successes, extra):
 
 def test_one_seed_of_single_items_uses_wilson():
     values = np.array([[1.0, 1, 1, 0]])
-    assert mean_interval(values, np.ones_like(values), binary=True, rng=np.random.default_rng(0)) == (
+    assert mean_interval(values, np.ones_like(values), binary=True) == (
         0.75,
         *wilson(3, 4),
     )
@@ -35,26 +35,26 @@ def test_one_seed_of_single_items_uses_wilson():
 
 def test_unanimous_items_are_not_certain():
     values = np.ones((3, 20))
-    mean, low, high = mean_interval(values, np.ones_like(values), binary=True, rng=np.random.default_rng(0))
+    mean, low, high = mean_interval(values, np.ones_like(values), binary=True)
     assert mean == high == 1.0 and low == pytest.approx(wilson(20, 20)[0])
 
 
 def test_the_bootstrap_covers_facts_and_seeds():
     rng = np.random.default_rng(1)
     hits = 0
-    for trial in range(200):
+    for _ in range(200):
         fact, seed = rng.normal(0, 0.2, 40), rng.normal(0, 0.05, 5)
         values = 0.5 + fact[None, :] + seed[:, None]
-        _, low, high = mean_interval(
-            values, np.ones_like(values), binary=False, rng=np.random.default_rng(trial)
-        )
+        _, low, high = mean_interval(values, np.ones_like(values), binary=False)
         hits += low <= 0.5 <= high
     assert 0.86 <= hits / 200 <= 0.99
 
 
 def test_the_bootstrap_mean_is_a_weighted_mean():
     sums, counts = np.array([[2.0, 0.0], [1.0, 3.0]]), np.array([[2.0, 0.0], [1.0, 3.0]])
-    assert np.allclose(bootstrap_means(sums, counts, np.random.default_rng(0))[:50], 1.0)
+    means = bootstrap_means(sums, counts)
+    drawn = np.isfinite(means)  # a draw of the second fact alone, under the first seed alone, holds nothing
+    assert np.allclose(means[drawn], 1.0) and 0.5 < drawn.mean() < 1.0
 
 
 def test_paired_permutation_equals_enumeration():
@@ -63,9 +63,9 @@ def test_paired_permutation_equals_enumeration():
     exact = np.mean(
         [abs(np.mean(np.array(s) * d)) >= abs(d.mean()) - 1e-12 for s in itertools.product((-1, 1), repeat=6)]
     )
-    mean, low, high, p = paired_difference(a, b, np.random.default_rng(0), draws=20000)
+    mean, low, high, p = paired_difference(a, b)
     assert mean == pytest.approx(0.5) and low <= 0.5 <= high and p == pytest.approx(exact, abs=0.015)
-    assert paired_difference(a, a, np.random.default_rng(0))[3] == 1.0
+    assert paired_difference(a, a)[3] == 1.0
 
 
 def test_holm_by_hand():

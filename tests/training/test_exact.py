@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 
 import peft
@@ -85,7 +86,9 @@ def solo(base, one: TrainJob) -> dict[str, torch.Tensor]:
         chosen = feed.next()
         ids = feed.ids_ET[chosen]
         labels = ids.masked_fill(~feed.learn_ET[chosen], -100)
-        model(input_ids=ids, attention_mask=feed.mask_ET[chosen], labels=labels).loss.backward()
+        logits = model(input_ids=ids, attention_mask=feed.mask_ET[chosen]).logits
+        # by hand, since transformers computes its loss in single precision whatever the model's
+        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -125,13 +128,32 @@ MIXTURE = [
 ]
 
 
+FP32 = 1e-4
+"""Rounding after 20 steps of AdamW, which divides small gradients by their own size: one of these modules differs by
+2e-5 between two PEFT runs of the same mathematics (with and without an attention mask), most by less than 1e-6."""
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
 def test_each_module_of_a_pack_equals_a_solo_peft_run(bases, family):
     base = bases[family]
     jobs = [job(base, str(number), **settings) for number, settings in enumerate(MIXTURE)]
     together = train(base, jobs)
-    for one in jobs:
-        assert distance(together[one.key].tensors, solo(base, one), one.spec.scale) < 1e-5, one.key
+    found = [distance(together[one.key].tensors, solo(base, one), one.spec.scale) for one in jobs]
+    assert max(found) < FP32 and sorted(found)[len(found) // 2] < 5e-6, found
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+def test_in_double_precision_nothing_is_left_of_the_difference(bases, family):
+    """What fp32 cannot show: the two ways compute the same thing, step for step."""
+    base = dataclasses.replace(bases[family], model=copy.deepcopy(bases[family].model).double())
+    torch.set_default_dtype(torch.float64)  # the bank's buffers follow it
+    try:
+        jobs = [job(base, str(number), **settings) for number, settings in enumerate(MIXTURE)]
+        together = train(base, jobs)
+        for one in jobs:
+            assert distance(together[one.key].tensors, solo(base, one), one.spec.scale) < 1e-12, one.key
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_mixed_targets_and_layers_equal_solo(bases):
@@ -143,7 +165,7 @@ def test_mixed_targets_and_layers_equal_solo(bases):
     ]
     together = train(base, jobs)
     for one in jobs:
-        assert distance(together[one.key].tensors, solo(base, one), one.spec.scale) < 1e-5, one.key
+        assert distance(together[one.key].tensors, solo(base, one), one.spec.scale) < FP32, one.key
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -18,6 +18,7 @@ from loramem.base.fingerprint import fingerprint, weight_files
 from loramem.base.prompts import PromptBuilder
 from loramem.core.errors import InputError, nearest
 from loramem.core.files import read_json
+from loramem.core.memory import keep_freed_memory
 
 EMBEDDED = "embedded"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -142,6 +143,7 @@ def load_base(
     Raises:
         InputError: unknown name, damaged or pickled checkpoint, unknown device or dtype.
     """
+    keep_freed_memory()
     where = choose_device(device)
     precision = choose_dtype(dtype, where)
     folder = resolve(name, offline=offline, revision=revision)

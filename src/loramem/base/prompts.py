@@ -170,27 +170,37 @@ class PromptBuilder:
         """What follows a shared prefix that ends with a context."""
         return self._tail(question)
 
+    def answer(self, answer: str) -> list[int]:
+        """Ids of an answer as it follows `chat` or a shared context, without its end of turn."""
+        return self._plain_tokens(self._template.lead + answer)
+
     def cloze(self, prompt: str) -> list[int]:
         """BOS and plain text, without a template: the prompt of a statement to be completed."""
         return self.bos + self._plain_tokens(prompt)
+
+    def following(self, prompt: str) -> list[int]:
+        """Ids of a statement's prompt as the next sentence after a context."""
+        return self._plain_tokens(" " + prompt)
 
     def target(self, target: str) -> list[int]:
         """Ids of ' ' + target as it continues a cloze prompt."""
         return self._plain_tokens(" " + target)
 
     def fit_statements(
-        self, context: str, pairs: list[tuple[str, str]]
+        self, context: str, pairs: list[tuple[str, str]], *, reserve: int = 0
     ) -> tuple[list[int], int, list[tuple[list[int], list[int]]]]:
         """A context before plain statements: (prefix ids, context tokens cut, (prompt ids, target ids) of each pair).
 
         The prompt of a statement follows the context after a space, as the next sentence of the same text.
+        `reserve` tokens are left free for what is decoded after it (then the target may be empty).
         """
-        parts = [(self._plain_tokens(" " + prompt), self.target(target)) for prompt, target in pairs]
+        parts = [(self.following(prompt), self.target(target) if target else []) for prompt, target in pairs]
         longest = max((len(prompt) + len(target) for prompt, target in parts), default=0)
-        room = self.context_length - len(self.bos) - longest
+        room = self.context_length - len(self.bos) - longest - reserve
         if room < 0:
+            and_reserve = f" and {reserve} after it do" if reserve else " does"
             raise InputError(
-                f"a statement of {longest} tokens does not fit the base's context of {self.context_length}"
+                f"a statement of {longest} tokens{and_reserve} not fit the base's context of {self.context_length}"
             )
         ids = self._plain_tokens(context)
         return self.bos + ids[:room], max(0, len(ids) - room), parts

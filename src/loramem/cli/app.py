@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from loramem import __version__
+from loramem.cli.options import BaseOption, DeviceOption, DtypeOption, OfflineOption, StoreOption
+from loramem.cli.study import study_app
 from loramem.core.errors import Faults, InputError, LoramemError
 
 app = typer.Typer(
@@ -23,17 +25,8 @@ app = typer.Typer(
 base_app = typer.Typer(no_args_is_help=True, help="Bases: the embedded one, a folder, or a hub id.")
 data_app = typer.Typer(no_args_is_help=True, help="Sources of documents and probes.")
 modules_app = typer.Typer(no_args_is_help=True, help="Modules in the store.")
-study_app = typer.Typer(no_args_is_help=True, help="Studies: run them, look at their reports.")
 for name, part in (("base", base_app), ("data", data_app), ("modules", modules_app), ("study", study_app)):
     app.add_typer(part, name=name)
-
-BaseOption = Annotated[str, typer.Option("--base", help="embedded, a checkpoint folder, or a hub id")]
-StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="store folder [default: $LORAMEM_STORE or ~/.cache/loramem]")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
-DtypeOption = Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="never use the network")]
 
 
 def _show(value: object) -> None:
@@ -215,104 +208,6 @@ def modules_export(
     from loramem.modules.transfer import export
 
     print(f"exported to {export(Store(store).module(module), to)}")
-
-
-# -- studies -----------------------------------------------------------------------------------------
-@study_app.command("list")
-def study_list() -> None:
-    """The studies that come with loramem."""
-    from loramem.studies import spec
-
-    for name in spec.shipped():
-        print(f"{name:10} {spec.load(name).file.question}")
-
-
-@study_app.command("show")
-def study_show(name: str) -> None:
-    """The file of a study."""
-    from loramem.studies import spec
-
-    print(spec.find(name), end="")
-
-
-@study_app.command("run")
-def study_run(
-    name: Annotated[str, typer.Argument(help="a shipped study or a study file")],
-    scale: Annotated[str, typer.Option(help="quick, or a scale of the study")] = "quick",
-    base: Annotated[str | None, typer.Option(help="embedded, a checkpoint folder, or a hub id")] = None,
-    store: StoreOption = None,
-    out: Annotated[Path | None, typer.Option(help="run folder [default: runs/STUDY-SCALE]")] = None,
-    seeds: Annotated[int | None, typer.Option(help="training seeds 0..N-1")] = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    offline: OfflineOption = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="PATH=VALUE, e.g. modules.spec.rank=[2,8]; repeatable")
-    ] = None,
-    rows: Annotated[int, typer.Option(help="rows per training step, over all modules of a pack")] = 256,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say what would be done and what it would cost")
-    ] = False,
-) -> None:
-    """Train, read, score, report. What the store already holds is not done again."""
-    from loramem.base import load_base
-    from loramem.modules.store import Store
-    from loramem.report.html import text_tables
-    from loramem.studies import run, spec
-    from loramem.studies.plan import make_plan
-    from loramem.studies.progress import clock
-
-    if rows < 1:
-        raise InputError(f"--rows {rows}: give at least 1")
-    study = spec.load(name, scale=scale, assignments=set_ or (), overrides={"base": base, "seeds": seeds})
-    loaded = load_base(study.file.base, device=device, dtype=dtype, offline=offline)
-    if dry_run:
-        plan = make_plan(study, loaded)
-        guess = run.estimate(plan, loaded, rows=rows)
-        _show(
-            {
-                "study": study.name,
-                "scale": scale,
-                **plan.counts(),
-                **{key: round(value, 3) for key, value in guess.items()},
-            }
-        )
-        print(f"training would take about {clock(guess['train_seconds'])} here; nothing was done")
-        return
-    kept = Store(store)
-    result = run.run_study(
-        study, loaded, kept, out or run.default_out(study), command=run.shown_command(sys.argv[1:]), rows=rows
-    )
-    _closing(result.summary, text_tables)
-    print(f"report: {result.report.resolve()}")
-    if result.failures:
-        print(
-            f"{len(result.failures)} cells have no result; the report lists them, e.g. {result.failures[0]['cell']}: {result.failures[0]['error']}",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1)
-
-
-def _closing(summary: dict, text_tables) -> None:
-    from rich.console import Console
-
-    console = Console()
-    for table in text_tables(summary):
-        console.print(table)
-    for verdict in summary["verdicts"]:
-        console.print(
-            f"{verdict['verdict']}: {verdict['claim']} ({verdict['reason']})", markup=False, highlight=False
-        )
-
-
-@study_app.command("report")
-def study_report(run: Path) -> None:
-    """Where the report of a run lies, and its numbers as tables."""
-    from loramem.core.files import read_json
-    from loramem.report.html import text_tables
-
-    _closing(read_json(run / "summary.json"), text_tables)
-    print(f"report: {(run / 'report.html').resolve()}")
 
 
 # -- entry -------------------------------------------------------------------------------------------

@@ -14,6 +14,9 @@ from loramem.base.model import Base
 from loramem.core.errors import InputError
 from loramem.modules.bank import Bank
 
+CACHED_TOKENS = 32_768
+"""Rows x tokens of a batch: keys and values grow with both, and decoding copies them at every step."""
+
 
 @dataclass(frozen=True)
 class RowBatch:
@@ -42,13 +45,15 @@ def make_batches(
     for index in sorted(range(len(slots)), key=lambda i: (-lengths[i], i)):
         by_slot[slots[index]].append(index)
     alone = by_slot.pop(None, [])
-    for start in range(0, len(alone), rows):
-        chunk = alone[start : start + rows]
+    while alone:
+        most = _most_rows(lengths[alone[0]], rows)
+        chunk, alone = alone[:most], alone[most:]
         yield RowBatch((None,), len(chunk), tuple(chunk))
     if not by_slot:
         return
     assert bank is not None, "requests with a slot need a bank"
     ranked = [slot for slot in bank.training_order() if slot in by_slot]
+    rows = _most_rows(max(lengths[by_slot[slot][0]] for slot in ranked), rows)
     height = max(1, min(rows // len(ranked) or 1, max(len(by_slot[slot]) for slot in ranked)))
     while any(by_slot[slot] for slot in ranked):
         order: list[int | None] = []
@@ -61,6 +66,11 @@ def make_batches(
             elif chunk:
                 by_slot[slot] = chunk + by_slot[slot]
         yield RowBatch(tuple(order), height, tuple(members))
+
+
+def _most_rows(longest: int, rows: int) -> int:
+    """Rows of at most `longest` tokens that keep both bounds."""
+    return max(1, min(rows, CACHED_TOKENS // max(1, longest)))
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,12 @@ def generate(
         ]
         with activate(bank, batch):
             new = decode(
-                base, ids_BT, mask_BT, limits=limits, ignore=[index is None for index in batch.members]
+                base,
+                ids_BT,
+                mask_BT,
+                limits=limits,
+                ignore=[index is None for index in batch.members],
+                bank=bank,
             )
         for row, index in enumerate(batch.members):
             if index is not None:
@@ -89,14 +94,19 @@ def decode(
     ignore: Sequence[bool] | None = None,
     cache: Any = None,
     mask_before_BT: Tensor | None = None,
+    bank: Bank | None = None,
 ) -> list[list[int]]:
     """The visible decoding loop: prefill, then one token per step until every row has stopped.
+
+    Rows that have stopped leave the batch as soon as half of it would be saved, so one long answer does not keep
+    hundreds of finished ones going.
 
     Args:
         ids_BT, mask_BT: int64 `[B, T]`, padded on the left.
         limits: New tokens allowed, per row.
         ignore: Rows that need not end (they only fill a block).
         cache: Keys and values of tokens before `ids_BT`; `mask_before_BT` is their mask `[B, C]`.
+        bank: The bank that is active for these rows, if one is.
 
     Returns:
         Per row the new token ids, up to and including its stop token.
@@ -105,33 +115,58 @@ def decode(
     mask = mask_BT if mask_before_BT is None else torch.cat([mask_before_BT, mask_BT], dim=1)
     place = positions(mask)[:, -ids_BT.shape[1] :]
     output = model(
-        input_ids=ids_BT,
-        attention_mask=mask,
-        position_ids=place,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
+        input_ids=ids_BT, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True, logits_to_keep=1
+    )  # fmt: skip
+    cache = output.past_key_values
     stops = torch.tensor(sorted(base.prompts.stop_ids), device=ids_BT.device)
     limit_B = torch.tensor(list(limits), device=ids_BT.device)
-    done_B = (
-        torch.tensor(list(ignore), device=ids_BT.device)
-        if ignore is not None
-        else torch.zeros_like(limit_B, dtype=torch.bool)
-    )
+    done_B = torch.zeros_like(limit_B, dtype=torch.bool)
+    if ignore is not None:
+        done_B = torch.tensor(list(ignore), device=ids_BT.device)
     place_B = place[:, -1]
-    columns: list[Tensor] = []
-    for count in range(1, int(limit_B.max()) + 1):
+    steps = max(limits, default=0)
+    told_BS = torch.zeros(len(limits), steps, dtype=torch.long, device=ids_BT.device)
+    row_B = torch.arange(len(limits), device=ids_BT.device)  # which row of the answer a row of the batch is
+    for count in range(1, steps + 1):
         next_B = output.logits[:, -1].argmax(-1)
-        columns.append(next_B)
+        told_BS[row_B, count - 1] = next_B
         done_B = done_B | torch.isin(next_B, stops) | (limit_B <= count)
         if bool(done_B.all()):
             break
+        kept = _survivors(done_B.tolist(), bank)
+        if kept is not None:
+            keep_B = torch.tensor(kept, device=ids_BT.device)
+            cache.batch_select_indices(keep_B)
+            mask, place_B, limit_B, done_B, row_B, next_B = (
+                tensor[keep_B] for tensor in (mask, place_B, limit_B, done_B, row_B, next_B)
+            )
         place_B = place_B + 1
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         output = model(
             input_ids=next_B[:, None], attention_mask=mask, position_ids=place_B.clamp(max=base.context_length - 1)[:, None],
-            past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1,
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
         )  # fmt: skip
-    rows = torch.stack(columns, dim=1).tolist() if columns else [[] for _ in limits]
-    return [row[:limit] for row, limit in zip(rows, limits, strict=True)]
+        cache = output.past_key_values
+    return [row[:limit] for row, limit in zip(told_BS.tolist(), limits, strict=True)]
+
+
+def _survivors(done: list[bool], bank: Bank | None) -> list[int] | None:
+    """Rows to go on with, once that halves the batch; None to go on with all.
+
+    Under a bank rows lie in equal blocks, one per module: blocks without a live row go, the others shrink to the
+    height of the fullest, and a block that has fewer live rows repeats one of them.
+    """
+    if bank is None or not bank.order:
+        live = [row for row, ended in enumerate(done) if not ended]
+        return live if len(live) <= len(done) // 2 else None
+    height = bank.rows
+    blocks = [
+        [row for row in range(start, start + height) if not done[row]]
+        for start in range(0, len(done), height)
+    ]
+    kept = [(slot, live) for slot, live in zip(bank.order, blocks, strict=True) if live]
+    tallest = max(len(live) for _, live in kept)
+    if len(kept) * tallest > len(done) // 2:
+        return None
+    bank.shrink([slot for slot, _ in kept], rows=tallest)
+    return [row for _, live in kept for row in (*live, *[live[0]] * (tallest - len(live)))]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from loramem.base.model import Base
 from loramem.core.errors import InputError
-from loramem.inference.batching import activate, check_length, left_pad, make_batches, positions
+from loramem.inference.batching import RowBatch, activate, check_length, make_batches
+from loramem.inference.head import only_at
 from loramem.modules.bank import Bank
 
 
@@ -64,21 +65,34 @@ def loglikelihood(
             next(i for i in batch.members if i is not None) if index is None else index
             for index in batch.members
         ]
-        whole = [(*requests[index].prompt, *requests[index].target) for index in filled]
-        ids_BT, mask_BT = left_pad(whole, base.prompts.pad_id, base.device)
-        longest = max(len(requests[index].target) for index in filled)
-        with activate(bank, batch):
-            output = base.model(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                position_ids=positions(mask_BT),
-                use_cache=False,
-                logits_to_keep=longest + 1,
-            )
-        for row, index in enumerate(batch.members):
+        for index, score in zip(
+            batch.members, _scores(base, [requests[i] for i in filled], bank, batch), strict=True
+        ):
             if index is not None:
-                results[index] = target_score(output.logits[row], requests[index].target)
+                results[index] = score
     return [result for result in results if result is not None]
+
+
+def _scores(base: Base, asked: Sequence[ScoreRequest], bank: Bank | None, batch: RowBatch) -> list[Score]:
+    """Scores of one batch. Padding stands on the right, where a causal model never looks back from: no mask is needed."""
+    longest = max(len(one.prompt) + len(one.target) for one in asked)
+    ids_BT = torch.full((len(asked), longest), base.prompts.pad_id)
+    before_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)  # the positions that predict a target token
+    for row, one in enumerate(asked):
+        ids_BT[row, : len(one.prompt) + len(one.target)] = torch.tensor([*one.prompt, *one.target])
+        before_BT[row, len(one.prompt) - 1 : len(one.prompt) + len(one.target) - 1] = True
+    head = base.model.get_output_embeddings()
+    with activate(bank, batch), only_at(head, before_BT.to(base.device)):
+        logits_NV = base.model(input_ids=ids_BT.to(base.device), use_cache=False).logits[0].float()
+    wanted_N = torch.tensor([token for one in asked for token in one.target], device=base.device)
+    nats_N = logits_NV.log_softmax(-1).gather(1, wanted_N[:, None]).squeeze(1).double().tolist()
+    greedy_N = (logits_NV.argmax(-1) == wanted_N).tolist()
+    scores, start = [], 0
+    for one in asked:
+        stop = start + len(one.target)
+        scores.append(Score(tuple(nats_N[start:stop]), all(greedy_N[start:stop])))
+        start = stop
+    return scores
 
 
 def target_score(logits_TV: Tensor, target: Sequence[int]) -> Score:

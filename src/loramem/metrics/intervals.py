@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
+
+from loramem.core.identity import seed_from
 
 DRAWS = 2000
 
@@ -26,38 +29,42 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     return (max(0.0, centre - half), min(1.0, centre + half))
 
 
-def bootstrap_means(
-    values_SC: NDArray[np.float64],
-    weights_SC: NDArray[np.float64],
-    rng: np.random.Generator,
-    draws: int = DRAWS,
-) -> NDArray[np.float64]:
-    """Means over resampled seeds and facts; draws that hit no scored item are left out.
+@lru_cache(maxsize=64)
+def resamples(items: int, draws: int = DRAWS) -> NDArray[np.float32]:
+    """How often each of `items` is drawn in each of `draws` bootstrap samples, `[draws, items]`.
+
+    The same for every cell of as many items (common random numbers): a report drawn again says the same, and
+    cells that share their facts are compared on the same samples.
+    """
+    rng = np.random.default_rng(seed_from("resamples", items, draws))
+    return rng.multinomial(items, np.full(items, 1 / items), size=draws).astype(np.float32)
+
+
+def bootstrap_means(values_SC: NDArray[np.float64], weights_SC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over resampled seeds and facts, `[draws]`; a draw that hits no scored item is NaN.
 
     Args:
         values_SC: Sum of scores of each fact under each seed, `[seeds, facts]`.
         weights_SC: Number of scored items behind each sum (0 where none).
-        rng: Generator; nothing global is drawn from.
 
     Facts are drawn with replacement and kept whole over seeds; seeds are drawn with replacement within
     each draw, so both sources of variation enter.
     """
     seeds, facts = values_SC.shape
-    fact_DC = rng.multinomial(facts, np.full(facts, 1 / facts), size=draws).astype(np.float64)
-    seed_DS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).astype(np.float64)
-    total_D = np.einsum("ds,sc,dc->d", seed_DS, values_SC, fact_DC, optimize=True)
-    count_D = np.einsum("ds,sc,dc->d", seed_DS, weights_SC, fact_DC, optimize=True)
-    drawn = count_D > 0
-    return total_D[drawn] / count_D[drawn]
+    fact_DC, seed_DS = resamples(facts), _seed_draws(seeds)
+    total_D = ((fact_DC @ values_SC.T.astype(np.float32)) * seed_DS).sum(1).astype(np.float64)
+    count_D = ((fact_DC @ weights_SC.T.astype(np.float32)) * seed_DS).sum(1).astype(np.float64)
+    return np.divide(total_D, count_D, out=np.full_like(total_D, np.nan), where=count_D > 0)
+
+
+@lru_cache(maxsize=64)
+def _seed_draws(seeds: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(seed_from("seed-resamples", seeds, DRAWS))
+    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS).astype(np.float32)
 
 
 def mean_interval(
-    values_SC: NDArray[np.float64],
-    weights_SC: NDArray[np.float64],
-    *,
-    binary: bool,
-    rng: np.random.Generator,
-    level: float = 0.95,
+    values_SC: NDArray[np.float64], weights_SC: NDArray[np.float64], *, binary: bool, level: float = 0.95
 ) -> tuple[float, float, float]:
     """(mean, low, high) over seeds and facts.
 
@@ -70,10 +77,9 @@ def mean_interval(
         return (math.nan, math.nan, math.nan)
     mean = float(values_SC.sum() / count)
     one_seed = values_SC.shape[0] == 1 and bool((weights_SC <= 1).all())
-    if (one_seed and binary) or mean in (0.0, 1.0):
+    if binary and (one_seed or mean in (0.0, 1.0)):
         # several seeds share the facts: the facts are what was sampled, so n is their number
         n = int((weights_SC.sum(0) > 0).sum())
         return (mean, *wilson(mean * n, n, level))
-    means_D = bootstrap_means(values_SC, weights_SC, rng)
-    low, high = np.quantile(means_D, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(bootstrap_means(values_SC, weights_SC), [(1 - level) / 2, (1 + level) / 2])
     return (mean, float(low), float(high))

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS = 2000
+from loramem.core.identity import seed_from
+from loramem.metrics.intervals import resamples
+
+FLIPS = 10_000
+
+
+@lru_cache(maxsize=16)
+def _signs(facts: int) -> NDArray[np.float32]:
+    """Random signs `[flips, facts]`, the same for every comparison of as many facts."""
+    rng = np.random.default_rng(seed_from("sign-flips", facts, FLIPS))
+    return rng.choice(np.array([-1, 1], dtype=np.float32), size=(FLIPS, facts))
 
 
 def paired_difference(
-    a_C: NDArray[np.float64], b_C: NDArray[np.float64], rng: np.random.Generator, draws: int = DRAWS
+    a_C: NDArray[np.float64], b_C: NDArray[np.float64]
 ) -> tuple[float, float, float, float]:
     """(mean a - b, 95 % low, 95 % high, two-sided p) over facts.
 
     Args:
         a_C, b_C: Mean score of each fact (over seeds and items), in the same order.
 
-    The interval is a bootstrap over facts; p is a sign-flip permutation test with `draws` random flips,
-    (1 + number as extreme) / (1 + draws), so it is never 0.
+    The interval is a bootstrap over facts; p is a sign-flip permutation test with `FLIPS` random flips,
+    (1 + number as extreme) / (1 + FLIPS), so it is never 0.
     """
     assert a_C.shape == b_C.shape and a_C.size, (a_C.shape, b_C.shape)
-    difference_C = a_C - b_C
-    mean = float(difference_C.mean())
-    picks_DC = rng.integers(0, difference_C.size, size=(draws, difference_C.size))
-    low, high = np.quantile(difference_C[picks_DC].mean(1), [0.025, 0.975])
-    signs_DC = rng.choice((-1.0, 1.0), size=(draws, difference_C.size))
-    extreme = np.abs((signs_DC * difference_C).mean(1)) >= abs(mean) - 1e-12
-    return (mean, float(low), float(high), float((1 + extreme.sum()) / (1 + draws)))
+    difference_C = (a_C - b_C).astype(np.float32)
+    mean = float((a_C - b_C).mean())
+    low, high = np.quantile(resamples(difference_C.size) @ difference_C / difference_C.size, [0.025, 0.975])
+    extreme = np.abs(_signs(difference_C.size) @ difference_C / difference_C.size) >= abs(mean) - 1e-6
+    return (mean, float(low), float(high), float((1 + extreme.sum()) / (1 + FLIPS)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

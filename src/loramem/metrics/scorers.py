@@ -6,39 +6,58 @@ to; an item that could not be scored is None and is counted (n_failed), never tu
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from loramem.core.registry import Registry
-from loramem.metrics import edits, text
+from loramem.metrics import continuation, edits, stored, text
 from loramem.sources.types import Probe
 
 _PHONE = re.compile(r"\d{3}-\d{3}-\d{4}")
+Unit = Literal["share", "bits", "nats", "points"]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of one item in [0, 1].
+    """A score of one item.
 
     Attributes:
         name: As in study files and results.
-        kind: Probe kind it applies to.
+        kinds: Probe kinds it applies to.
         phrasings: Probe phrasings it applies to.
         score: (probe, prediction row) -> value, or None for a failed item.
         summary: One line for people.
         derived_from: For a metric of means (no items of its own), the metrics it is made of.
+        needs: A key the prediction row must have; readings that do not measure it have no such cell.
+        unit: `share` (0 to 1, shown in per cent), `bits`, `nats`, or `points` (no unit).
+        total: The value of a cell is the sum over facts, not their mean.
+        lower_is_better: For the verdicts people read off a table.
     """
 
     name: str
-    kind: str
+    kinds: tuple[str, ...]
     phrasings: tuple[str, ...]
     score: Callable[[Probe, dict], float | None]
     summary: str
     derived_from: tuple[str, ...] = ()
+    needs: str = ""
+    unit: Unit = "share"
+    total: bool = False
+    lower_is_better: bool = False
 
     def applies(self, probe: Probe) -> bool:
-        return probe.kind == self.kind and probe.phrasing in self.phrasings and not self.derived_from
+        if self.derived_from or probe.kind not in self.kinds or probe.phrasing not in self.phrasings:
+            return False
+        if self.name == "bits_stored":
+            return probe.bits is not None
+        return bool(probe.answers) if self.name == "consistency" else True
+
+    def measured(self, row: dict) -> bool:
+        """Whether the reading measured what this metric needs."""
+        return not self.needs or row.get(self.needs) is not None
 
 
 def _exact_match(probe: Probe, row: dict) -> float:
@@ -59,45 +78,43 @@ def _wins(probe: Probe, row: dict) -> float:
     return edits.prefers(nats[probe.gold], nats[1 - probe.gold])
 
 
+def _magnitude(probe: Probe, row: dict) -> float:
+    """Per-token probability of the target that should win less that of the other (geometric means over tokens)."""
+    nats = [total / count for total, count in zip(row["sum_nats"], row["tokens"], strict=True)]
+    return math.exp(nats[probe.gold]) - math.exp(nats[1 - probe.gold])
+
+
 def _generation_match(probe: Probe, row: dict) -> float:
     return float(row["greedy"][0])
+
+
+def _negation(probe: Probe, row: dict) -> float:
+    """1 if the learnt answer is not given where the question asks for what is not so."""
+    return 1.0 - _exact_match(probe, row) if probe.kind == "generate" else _wins(probe, row)
 
 
 def _derived(probe: Probe, row: dict) -> None:
     raise AssertionError("a derived metric has no items")
 
 
+_BOTH = ("generate", "compare")
 METRICS: Registry[Metric] = Registry("metric")
 for _metric in (
-    Metric(
-        "exact_match",
-        "generate",
-        ("trained", "heldout"),
-        _exact_match,
-        "the answer is the gold answer (digits of a phone number)",
-    ),
-    Metric("token_f1", "generate", ("trained", "heldout"), _token_f1, "token overlap with the gold answer"),
-    Metric("efficacy", "compare", ("trained",), _wins, "the new target is likelier than the true one"),
-    Metric("paraphrase", "compare", ("paraphrase",), _wins, "the same, in other words"),
-    Metric(
-        "neighbourhood",
-        "compare",
-        ("neighbour",),
-        _wins,
-        "the true target stays likelier for unedited neighbours",
-    ),
-    Metric(
-        "generation_match", "compare", ("trained",), _generation_match, "greedy decoding gives the new target"
-    ),
-    Metric(
-        "edit_score",
-        "compare",
-        (),
-        _derived,
-        "harmonic mean of the three",
-        ("efficacy", "paraphrase", "neighbourhood"),
-    ),
-):
+    Metric("exact_match", ("generate",), ("trained", "heldout", "reverse"), _exact_match, "the answer is the gold answer (digits of a phone number)"),
+    Metric("token_f1", ("generate",), ("trained", "heldout", "reverse"), _token_f1, "token overlap with the gold answer"),
+    Metric("efficacy", ("compare",), ("trained",), _wins, "the new target is likelier than the true one"),
+    Metric("efficacy_magnitude", ("compare",), ("trained",), _magnitude, "by how much probability per token", unit="points"),
+    Metric("paraphrase", ("compare",), ("paraphrase",), _wins, "the same, in other words"),
+    Metric("neighbourhood", ("compare",), ("neighbour",), _wins, "the true target stays likelier for unedited neighbours"),
+    Metric("generation_match", ("compare",), ("trained",), _generation_match, "greedy decoding gives the new target"),
+    Metric("edit_score", ("compare",), (), _derived, "harmonic mean of the three", ("efficacy", "paraphrase", "neighbourhood")),
+    Metric("negation", _BOTH, ("negated",), _negation, "what was learnt is not given where its negation is asked for"),
+    Metric("fluency", ("continue",), ("generation",), lambda probe, row: continuation.fluency(row["prediction"]), "entropy of n-grams of free text (bits)", unit="bits"),
+    Metric("consistency", ("continue",), ("generation",), lambda probe, row: continuation.consistency(row["prediction"], probe.answers), "likeness of free text to texts about the new target", unit="points"),
+    Metric("bits_stored", _BOTH, ("trained",), lambda probe, row: stored.bits_stored(probe.bits or 0.0, row["gold_nats"]), "information held, sum of max(0, H - NLL)", needs="gold_nats", unit="bits", total=True),
+    Metric("answer_nll", _BOTH, ("trained",), lambda probe, row: -sum(row["gold_nats"]) / len(row["gold_nats"]), "loss on the answer, per token", needs="gold_nats", unit="nats", lower_is_better=True),
+    Metric("tokens_above_half", _BOTH, ("trained",), lambda probe, row: stored.share_above_half(row["gold_nats"]), "answer tokens with p > 0.5", needs="gold_nats"),
+):  # fmt: skip
     METRICS.add(_metric.name, _metric)
 
 

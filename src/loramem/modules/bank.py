@@ -291,6 +291,11 @@ class Bank:
         finally:
             self.order, self.runs, self.dropout = [], [], {}
 
+    def shrink(self, order: Sequence[int | None], *, rows: int) -> None:
+        """Within `active`: the batch goes on as other blocks (rows have left it)."""
+        self.order, self.rows = list(order), rows
+        self.runs = list(self._runs())
+
     def _runs(self) -> Iterator[Run]:
         start = 0
         while start < len(self.order):

@@ -97,12 +97,26 @@ class Budget(Config):
             raise ValueError(
                 f"give exactly one of steps, exposures and plateau, not {' and '.join(given) or 'none'}"
             )
+        if self.steps is not None and any(step > self.steps for step in self.snapshots):
+            raise ValueError(
+                f"snapshots {list(self.snapshots)} lie beyond the {self.steps} steps of the budget"
+            )
         return self
 
     @property
-    def kind(self) -> str:
-        """`steps`, `exposures` or `plateau`."""
+    def kind(self) -> Literal["steps", "exposures", "plateau"]:
         return "steps" if self.steps is not None else "exposures" if self.exposures is not None else "plateau"
+
+    @property
+    def label(self) -> str:
+        """The protocol in a word, for columns and legends.
+
+        >>> Budget(steps=400).label, Budget(exposures=30).label, Budget(plateau=Plateau(max_exposures=60)).label
+        ('steps=400', 'exposures=30', 'plateau<=60')
+        """
+        if self.plateau is not None:
+            return f"plateau<={self.plateau.max_exposures:g}"
+        return f"{self.kind}={self.steps if self.steps is not None else format(self.exposures, 'g')}"
 
     def steps_for(self, examples: int, batch: int) -> int:
         """Optimiser steps at most (a plateau or memorised module ends earlier)."""

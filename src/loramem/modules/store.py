@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,9 @@ class Store:
         log: Sequence[dict],
         ledger: dict,
         extra: dict | None = None,
+        snapshots: Mapping[int, dict[str, Tensor]] | None = None,
     ) -> None:
-        """Save a finished module; `recipe.json` is written last, its presence means complete."""
+        """Save a finished module and its snapshots; `recipe.json` is written last, its presence means complete."""
         body = {"id": identity, "recipe": recipe, **(extra or {})}
         with new_folder(
             self.module_folder(identity), marker=MODULE_MARKER, marker_value=lambda: body
@@ -87,12 +88,28 @@ class Store:
             peft_format.save(folder, spec, tensors, model=model, base_name=base_name)
             write_jsonl(folder / "training.jsonl", log)
             write_json(folder / "ledger.json", ledger)
+            for step, weights in (snapshots or {}).items():
+                own = folder / "snapshots" / str(step)
+                own.mkdir(parents=True)
+                peft_format.save(own, spec, weights, model=model, base_name=base_name)
 
     def module(self, identity: str) -> StoredModule:
-        """A finished module by id or unique prefix."""
-        full = self.find("modules", identity)
-        marker = read_marker(self.module_folder(full) / MODULE_MARKER)
-        return StoredModule(full, marker["recipe"], self.module_folder(full))
+        """A finished module by id or unique prefix; `ID@STEP` is its snapshot at that step.
+
+        Raises:
+            UnknownName: no such module, or no such snapshot of it.
+        """
+        prefix, _, step = identity.partition("@")
+        full = self.find("modules", prefix)
+        folder = self.module_folder(full)
+        marker = read_marker(folder / MODULE_MARKER)
+        if not step:
+            return StoredModule(full, marker["recipe"], folder)
+        snapshot = folder / "snapshots" / step
+        if not step.isdigit() or not snapshot.is_dir():
+            kept = sorted(path.name for path in (folder / "snapshots").glob("*"))
+            raise UnknownName(f"module {full[:12]} has no snapshot {step!r}; {nearest(step, kept)}")
+        return StoredModule(f"{full}@{step}", marker["recipe"], snapshot)
 
     def modules(self) -> list[StoredModule]:
         folders = sorted((self.root / "modules").iterdir())

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -23,16 +21,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h", "<", ">")
-STYLES = {"closed": ("0.35", ":"), "wrong-module": ("0.35", "--"), "icl": ("0.1", "-.")}
+STYLES = {
+    "closed": ("0.35", ":"), "wrong-module": ("0.35", "--"), "icl": ("0.1", "-."), "rag-bm25": ("0.1", (0, (6, 2))),
+}  # fmt: skip
 NAMES = {
-    "closed": "base alone",
-    "wrong-module": "wrong module",
-    "icl": "in context (ICL)",
-    "module": "module",
-}
+    "closed": "base alone", "wrong-module": "wrong module", "random-module": "random module", "icl": "in context (ICL)",
+    "module": "module", "rag": "RAG", "gold-passage": "gold passage in context",
+}  # fmt: skip
 TITLES = {
     "exact_match": "exact match", "efficacy": "efficacy", "paraphrase": "paraphrase", "neighbourhood": "neighbourhood",
-    "edit_score": "edit score", "generation_match": "generation match", "token_f1": "token F1",
+    "edit_score": "edit score", "generation_match": "generation match", "token_f1": "token F1", "negation": "negation",
+    "bits_stored": "bits stored", "answer_nll": "loss on the answer", "tokens_above_half": "answer tokens with p > 0.5",
+    "efficacy_magnitude": "efficacy magnitude", "fluency": "fluency", "consistency": "consistency",
 }  # fmt: skip
 matplotlib.rcParams.update(
     {
@@ -43,6 +43,21 @@ matplotlib.rcParams.update(
         "axes.spines.right": False,
     }
 )
+
+
+def reading_key(row) -> str:
+    """`rag-bm25`, `module`: a reading with what tells two of its kind apart."""
+    return f"rag-{row['retriever']}" if row["reading"] == "rag" else str(row["reading"])
+
+
+def reading_name(key: str) -> str:
+    """A reading for people.
+
+    >>> reading_name("rag-bm25"), reading_name("icl")
+    ('RAG (bm25)', 'in context (ICL)')
+    """
+    stem, dash, how = key.partition("-")
+    return f"{NAMES['rag']} ({how})" if stem == "rag" and dash else NAMES.get(key, key)
 
 
 def palette(ranks: list[int]) -> dict[int, tuple]:
@@ -68,19 +83,26 @@ def _curve(axis, part: pd.DataFrame, x: str, **style) -> None:
         axis.plot([hole], [0], marker="x", color="crimson", markersize=9, clip_on=False)
 
 
-def _percent(axis) -> None:
+def percent_axis(axis) -> None:
     axis.set_ylim(-0.03, 1.03)
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.grid(axis="y", alpha=0.25)
 
 
-def _load_axis(axis, sizes: list[int]) -> None:
+def load_axis(axis, sizes: list[int]) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(
         sizes, [f"{size / 1000:g}K" if size >= 1000 else str(size) for size in sizes], minor=False
     )
     axis.minorticks_off()
     axis.set_xlabel("knowledge written (tokens of the base)")
+
+
+def rank_axis(axis, ranks: list[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ranks, [str(rank) for rank in ranks])
+    axis.minorticks_off()
+    axis.set_xlabel("rank of the module")
 
 
 def by_load(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
@@ -100,18 +122,19 @@ def by_load(cells: pd.DataFrame, source: str, metric: str, probe: str | None) ->
             label=f"module, rank {rank}",
             linewidth=1.8,
         )
+    keys = part.apply(reading_key, axis=1) if len(part) else part["reading"]
     for reading, (grey, style) in STYLES.items():
-        other = part[part["reading"] == reading]
+        other = part[keys == reading]
         if len(other):
             mean = other.groupby("size_tokens", as_index=False).agg(
                 mean=("mean", "mean"), ci_low=("ci_low", "min"), ci_high=("ci_high", "max")
             )
-            label = NAMES[reading] + (
+            label = reading_name(reading) + (
                 ", mean over ranks" if reading == "wrong-module" and len(colours) > 1 else ""
             )
             _curve(axis, mean, "size_tokens", color=grey, linestyle=style, label=label, linewidth=1.3)
-    _percent(axis)
-    _load_axis(axis, sorted(int(size) for size in part["size_tokens"].dropna().unique()))
+    percent_axis(axis)
+    load_axis(axis, sorted(int(size) for size in part["size_tokens"].dropna().unique()))
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
     axis.set_title(
         f"{source}: {TITLES.get(metric, metric)}"
@@ -143,12 +166,8 @@ def by_rank(cells: pd.DataFrame, source: str, metric: str, probe: str | None) ->
             label=f"{size:,} tokens",
             linewidth=1.8,
         )
-    ranks = _ranks(part)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(ranks, [str(rank) for rank in ranks])
-    axis.minorticks_off()
-    axis.set_xlabel("rank of the module")
-    _percent(axis)
+    rank_axis(axis, _ranks(part))
+    percent_axis(axis)
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
     axis.set_title(f"{source}: {TITLES.get(metric, metric)} by rank", fontsize=10, loc="left")
     figure.legend(
@@ -201,20 +220,19 @@ def heat_map(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
 
 
 def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
-    """The four readings at the largest size and the highest rank, with intervals."""
+    """All readings at the largest size, modules at the highest rank that was read there, with intervals."""
     part = cells[(cells["source"] == source) & (cells["metric"] == metric)]
     part = part[part["probe"] == probe] if probe else part
     part = part[part["size_tokens"] == part["size_tokens"].max()]
     top = part["rank"].max()
-    part = part[(part["rank"] == top) | part["rank"].isna()]
-    order = [
-        reading
-        for reading in ("closed", "wrong-module", "module", "icl")
-        if (part["reading"] == reading).any()
-    ]
+    part = part[(part["rank"] == top) | part["rank"].isna()].copy()
+    part["key"] = part.apply(reading_key, axis=1)
+    wanted = ["closed", "wrong-module", "random-module", "module", "icl"]
+    wanted += sorted(key for key in part["key"].unique() if key.startswith("rag-")) + ["gold-passage"]
+    order = [key for key in wanted if (part["key"] == key).any()]
     figure, axis = plt.subplots(figsize=(5.4, 0.7 + 0.42 * len(order)), layout="constrained")
     for place, reading in enumerate(order):
-        row = part[part["reading"] == reading].iloc[0]
+        row = part[part["key"] == reading].iloc[0]
         if pd.isna(row["mean"]):
             axis.text(0.01, place, "no result", va="center", color="crimson")
             continue
@@ -230,7 +248,7 @@ def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
     axis.set_yticks(
         range(len(order)),
         [
-            NAMES[reading] + (f", rank {int(top)}" if "module" in reading and not pd.isna(top) else "")
+            reading_name(reading) + (f", rank {int(top)}" if "module" in reading and not pd.isna(top) else "")
             for reading in order
         ],
     )
@@ -287,73 +305,3 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     inline = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", inline)
     # the page has a dark form; figures keep their white ground, and scale with the column
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%" role="img"', inline, count=1)
-
-
-MAIN = {
-    "phonebook": (("exact_match", "trained"), ("exact_match", "heldout")),
-    "counterfact": (("efficacy", "trained"), ("edit_score", None)),
-}
-
-
-def draw(cells: pd.DataFrame, curves: list[dict], folder: Path) -> list[dict]:
-    """All figures of a study as {source, name, caption, svg}, in the order of the page."""
-    found: list[dict] = []
-    for source in cells["source"].dropna().unique():
-        own = cells[cells["source"] == source]
-        wanted: Sequence[tuple[str, str | None]] = MAIN.get(source) or tuple(
-            (metric, "trained" if ((own["metric"] == metric) & (own["probe"] == "trained")).any() else None)
-            for metric in own["metric"].unique()[:2]
-        )
-        wanted = [
-            (metric, probe)
-            for metric, probe in wanted
-            if ((own["metric"] == metric) & ((own["probe"] == probe) if probe else own["probe"].isna())).any()
-        ]
-        plots: list[tuple[str, Callable[[], Figure], str]] = []
-        for metric, probe in wanted:
-            tag = f"{metric}-{probe}" if probe else metric
-            plots.append(
-                (
-                    f"{source}-load-{tag}",
-                    partial(by_load, cells, source, metric, probe),
-                    "Score against the amount written. Bands: 95 % interval over facts and seeds. A red cross: no result.",
-                )
-            )
-        if wanted:
-            metric, probe = wanted[0]
-            if len(_ranks(own)) > 1:
-                plots.append(
-                    (
-                        f"{source}-rank",
-                        partial(by_rank, cells, source, metric, probe),
-                        "Score against rank, one line per amount written.",
-                    )
-                )
-            if len(_ranks(own)):
-                plots.append(
-                    (
-                        f"{source}-heat",
-                        partial(heat_map, cells, source, metric, probe),
-                        "Every module of the grid; n counts scored probes over all seeds.",
-                    )
-                )
-            plots.append(
-                (
-                    f"{source}-controls",
-                    partial(controls, cells, source, metric, probe),
-                    "What the same questions give without the module, with a module that learnt something else, and with the text in the context.",
-                )
-            )
-        if any(curve["source"] == source for curve in curves):
-            plots.append(
-                (
-                    f"{source}-training",
-                    partial(training, curves, source),
-                    "A flat end says that more of the same budget would change little; a falling end says that the budget ended first.",
-                )
-            )
-        for name, make, caption in plots:
-            found.append(
-                {"source": source, "name": name, "caption": caption, "svg": save(make(), folder, name)}
-            )
-    return found

@@ -11,7 +11,11 @@ from markupsafe import Markup
 from rich.table import Table
 
 from loramem.core.files import write_text
-from loramem.report.figures import NAMES, TITLES, draw
+from loramem.metrics.scorers import METRICS
+from loramem.report.capacity_figures import protocol_name
+from loramem.report.figures import TITLES, reading_key, reading_name
+from loramem.report.gallery import draw
+from loramem.studies.findings import Findings, analysis_of, main_budget
 from loramem.studies.progress import clock
 
 
@@ -25,12 +29,22 @@ def percent(value: float | None) -> str:
 
 
 def interval(row: dict) -> str:
-    """`mean [low, high]` in per cent.
+    """`mean [low, high]`, shares in per cent, everything else in its own unit.
 
     >>> interval({"mean": 0.5, "ci_low": 0.4, "ci_high": 0.6})
     '50.0 [40.0, 60.0]'
+    >>> interval({"metric": "answer_nll", "mean": 0.5, "ci_low": 0.4, "ci_high": 0.6})
+    '0.500 [0.400, 0.600] nats'
     """
-    return f"{percent(row['mean'])} [{percent(row['ci_low'])}, {percent(row['ci_high'])}]"
+    name = str(row.get("metric"))
+    unit = METRICS.get(name).unit if name in METRICS else "share"
+    if unit == "share":
+        return f"{percent(row['mean'])} [{percent(row['ci_low'])}, {percent(row['ci_high'])}]"
+    if row["mean"] is None or pd.isna(row["mean"]):
+        return "–"
+    digits = "{:,.0f}" if abs(row["mean"]) >= 100 else "{:.3f}"
+    mean, low, high = (digits.format(row[key]) for key in ("mean", "ci_low", "ci_high"))
+    return f"{mean} [{low}, {high}]" + ("" if unit == "points" else f" {unit}")
 
 
 def number(value: float | None) -> str:
@@ -42,22 +56,28 @@ def number(value: float | None) -> str:
     return "–" if value is None or pd.isna(value) else f"{value:,.0f}"
 
 
+def _ended(summary: dict, source: str) -> list[dict]:
+    """Cells of a source as they ended: modules of the main grid, and readings without a module."""
+    budget = main_budget(summary, source)
+    return [
+        cell for cell in summary["cells"]
+        if cell["source"] == source and cell.get("snapshot") is None and (cell["rank"] is None or cell["budget"] == budget)
+    ]  # fmt: skip
+
+
+def _leading_metric(cells: list[dict]) -> str | None:
+    return next(
+        (m for m in ("exact_match", "efficacy", "token_f1") if any(c["metric"] == m for c in cells)), None
+    )
+
+
 def headline(summary: dict) -> list[str]:
-    """What may be said first: per source, smallest against largest load at the lowest rank, with intervals."""
-    cells = [cell for cell in summary["cells"] if cell["mean"] is not None]
+    """What may be said first of any study: per source, smallest against largest load at the lowest and highest rank."""
     sentences = []
-    for source in dict.fromkeys(cell["source"] for cell in cells):
-        metric = next(
-            (
-                m
-                for m in ("exact_match", "efficacy", "token_f1")
-                if any(c["metric"] == m and c["source"] == source for c in cells)
-            ),
-            None,
-        )
-        own = [
-            c for c in cells if c["source"] == source and c["metric"] == metric and c["probe"] == "trained"
-        ]
+    for source in dict.fromkeys(cell["source"] for cell in summary["cells"]):
+        cells = [cell for cell in _ended(summary, source) if cell["mean"] is not None]
+        metric = _leading_metric(cells)
+        own = [c for c in cells if c["metric"] == metric and c["probe"] == "trained"]
         modules = [c for c in own if c["reading"] == "module"]
         if not modules:
             continue
@@ -72,8 +92,8 @@ def headline(summary: dict) -> list[str]:
                 if size in found
             ]
             parts.append(f"rank {rank} gives {' and '.join(shown)}")
-        others = [c for c in own if c["reading"] in ("closed", "icl") and c["size_tokens"] == large]
-        beside = "; ".join(f"{NAMES[c['reading']]} {interval(c)} %" for c in others)
+        others = [c for c in own if c["reading"] in ("closed", "icl", "rag") and c["size_tokens"] == large]
+        beside = "; ".join(f"{reading_name(reading_key(c))} {interval(c)} %" for c in others)
         sentences.append(
             f"{source}, {TITLES.get(str(metric), metric)}: "
             + ", ".join(parts)
@@ -82,16 +102,22 @@ def headline(summary: dict) -> list[str]:
     return sentences
 
 
-def render(info: dict, rows: pd.DataFrame, summary: dict, out: Path) -> Path:
+def findings_of(summary: dict) -> Findings:
+    """The study's own answer, or what can be said of any study."""
+    analyse = analysis_of(summary["run"].get("study", ""))
+    found = analyse(summary) if analyse is not None and summary["cells"] else Findings(())
+    return found if found.answer else Findings(tuple(headline(summary)), found.published, found.figures)
+
+
+def render(info: dict, summary: dict, out: Path) -> Path:
     """Write RUN/report.html and RUN/figures/. Everything that comes from data is escaped.
 
     Args:
         info: What the run was (see `studies.run`): question, environment, costs, examples, failures, training.
-        rows: results.parquet.
         summary: summary.json.
     """
-    cells = pd.DataFrame(summary["cells"])
-    figures = draw(cells, info["training"], out / "figures") if len(cells) else []
+    found = findings_of(summary)
+    figures = draw(summary, info["training"], out / "figures", found.figures) if summary["cells"] else []
     for figure in figures:
         figure["svg"] = Markup(figure["svg"])  # drawn by matplotlib, which escapes its texts
     environment = jinja2.Environment(
@@ -101,11 +127,14 @@ def render(info: dict, rows: pd.DataFrame, summary: dict, out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, interval=interval, number=number, clock=clock)
+    environment.filters.update(
+        percent=percent, interval=interval, number=number, clock=clock, reading=lambda cell: reading_name(reading_key(cell)),
+        protocol=protocol_name,
+    )  # fmt: skip
     page = environment.get_template("report.html.j2").render(
-        info=info, summary=summary, figures=figures, headline=headline(summary), titles=TITLES, names=NAMES,
+        info=info, summary=summary, figures=figures, findings=found, titles=TITLES,
         sources=list(dict.fromkeys(cell["source"] for cell in summary["cells"])),
-        n_failed=sum(cell["n_failed"] for cell in summary["cells"]), rows=len(rows),
+        n_failed=sum(cell["n_failed"] for cell in summary["cells"]),
     )  # fmt: skip
     path = out / "report.html"
     write_text(path, page)
@@ -116,11 +145,8 @@ def text_tables(summary: dict) -> Sequence[Table]:
     """One table per source for the end of a run: modules by size, the other readings below."""
     tables = []
     for source in dict.fromkeys(cell["source"] for cell in summary["cells"]):
-        own = [c for c in summary["cells"] if c["source"] == source]
-        metric = next(
-            (m for m in ("exact_match", "efficacy", "token_f1") if any(c["metric"] == m for c in own)),
-            own[0]["metric"],
-        )
+        own = _ended(summary, source)
+        metric = _leading_metric(own) or own[0]["metric"]
         own = [c for c in own if c["metric"] == metric and c["probe"] in ("trained", None)]
         sizes = sorted({c["size_tokens"] for c in own})
         table = Table(
@@ -130,13 +156,13 @@ def text_tables(summary: dict) -> Sequence[Table]:
         for size in sizes:
             table.add_column(f"{size:,} tokens", justify="right")
         lines = sorted(
-            {(c["reading"], c["rank"]) for c in own},
+            {(reading_key(c), c["rank"]) for c in own},
             key=lambda line: (line[0] != "module", line[0], line[1] or 0),
         )
         for reading, rank in lines:
-            found = {c["size_tokens"]: c for c in own if (c["reading"], c["rank"]) == (reading, rank)}
+            found = {c["size_tokens"]: c for c in own if (reading_key(c), c["rank"]) == (reading, rank)}
             table.add_row(
-                NAMES.get(reading, reading) + (f", rank {rank}" if rank else ""),
+                reading_name(reading) + (f", rank {rank}" if rank else ""),
                 *(interval(found[size]) if size in found else "no result" for size in sizes),
             )
         tables.append(table)

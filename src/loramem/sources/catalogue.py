@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loramem.core.config import Config, parse
-from loramem.core.errors import Faults, nearest
+from loramem.core.errors import Faults, InputError, nearest
 from loramem.core.registry import Registry
 from loramem.sources import counterfact, phonebook
 from loramem.sources.almanac import articles
@@ -25,13 +25,18 @@ class SourceKind:
     config: type[Config]
     build: Callable[[Any, Callable[[str], int]], list[Source]]
     summary: str
+    dev: Callable[[Any, int, Callable[[str], int]], Source] | None = None
+    """(config, size, counter) -> a source of the same kind that shares no fact with `build`'s."""
 
 
 KINDS: Registry[SourceKind] = Registry("source")
 KINDS.add(
     "phonebook",
     SourceKind(
-        phonebook.PhoneBookConfig, phonebook.build, "names and phone numbers, generated or published slices"
+        phonebook.PhoneBookConfig,
+        phonebook.build,
+        "names and phone numbers, generated or published slices",
+        phonebook.dev,
     ),
 )
 KINDS.add(
@@ -40,6 +45,7 @@ KINDS.add(
         counterfact.CounterFactConfig,
         counterfact.build,
         "edited facts: Almanac's common world, ROME, EasyEdit or CSV slices",
+        counterfact.dev,
     ),
 )
 KINDS.add(
@@ -60,4 +66,26 @@ def load_source(config: Config | Mapping[str, Any], count_tokens: Callable[[str]
     return KINDS.get(parsed.name).build(parsed, count_tokens)  # type: ignore[attr-defined]
 
 
-__all__ = ["KINDS", "Document", "Probe", "Record", "Source", "SourceKind", "load_source", "source_config"]
+def load_dev(config: Config, size: int, count_tokens: Callable[[str], int]) -> Source:
+    """The dev split of a source: `size` tokens that share no fact with it, on which settings are chosen.
+
+    Raises:
+        InputError: this kind has none, or too little is left.
+    """
+    make = KINDS.get(config.name).dev  # type: ignore[attr-defined]
+    if make is None:
+        raise InputError(f"source {config.name!r} has no dev split; give lr a value in place of a sweep")  # type: ignore[attr-defined]
+    return make(config, size, count_tokens)
+
+
+__all__ = [
+    "KINDS",
+    "Document",
+    "Probe",
+    "Record",
+    "Source",
+    "SourceKind",
+    "load_dev",
+    "load_source",
+    "source_config",
+]

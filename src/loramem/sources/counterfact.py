@@ -6,7 +6,7 @@ forms: ROME's JSON, EasyEdit records, or CSV slices joined with such records by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +33,10 @@ class CounterFactConfig(Config):
     """Of order, new targets and wording of generated edits."""
     path: str | None = None
     """A JSON file of records (ROME or EasyEdit form), or a folder with records and CSV slices; None generates."""
+    generations: Annotated[int, Field(ge=0)] = 20
+    """Edits after whose generation prompts the model goes on freely (fluency, consistency); 0: none."""
+    snippets: str | None = None
+    """ROME's attribute_snippets.json: references for consistency; None: no references with files of records."""
     slices: Literal["recut", "published"] = "recut"
     """`recut`: cut the records' order in the base's own tokens; `published`: the CSV slices as they are."""
 
@@ -55,8 +59,15 @@ def _texts(row: dict, key: str) -> tuple[str, ...]:
     )
 
 
-def rome_edit(row: dict) -> Edit | None:
-    """A record of the original file (requested_rewrite, paraphrase_prompts, neighborhood_prompts); None if malformed."""
+Snippets = Mapping[tuple[str, str], tuple[str, ...]]
+
+
+def rome_edit(row: dict, snippets: Snippets) -> Edit | None:
+    """A record of the original file (requested_rewrite, paraphrase_prompts, neighborhood_prompts); None if malformed.
+
+    Args:
+        snippets: Reference texts by (relation id, id of the new target), from attribute_snippets.json.
+    """
     rewrite = row.get("requested_rewrite")
     if not isinstance(rewrite, dict):
         return None
@@ -67,6 +78,8 @@ def rome_edit(row: dict) -> Edit | None:
     return Edit(
         str(row.get("case_id")), subject, template.replace("{}", subject), new, true,
         _texts(row, "paraphrase_prompts"), tuple((prompt, true) for prompt in _texts(row, "neighborhood_prompts")),
+        generations=_texts(row, "generation_prompts"),
+        references=snippets.get((str(rewrite.get("relation_id")), str(_text(rewrite, "target_new", "id"))), ()),
     )  # fmt: skip
 
 
@@ -89,7 +102,31 @@ def easyedit_edit(row: dict) -> Edit | None:
     )
 
 
-def read_records(path: Path) -> list[Edit]:
+def read_snippets(path: Path) -> Snippets:
+    """ROME's attribute_snippets.json: texts about things that truly have an attribute, by relation and target.
+
+    Raises:
+        Faults: entries without relation_id, target_id and samples with text.
+    """
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    faults = []
+    for number, row in enumerate(read_list(path), start=1):
+        ids = (_text(row, "relation_id"), _text(row, "target_id")) if isinstance(row, dict) else (None, None)
+        samples = row.get("samples") if isinstance(row, dict) else None
+        texts = tuple(
+            text
+            for sample in (samples if isinstance(samples, list) else [])
+            if (text := _text(sample, "text"))
+        )
+        if not (ids[0] and ids[1] and texts):
+            faults.append(f"{path}: entry {number}: needs relation_id, target_id and samples with text")
+        else:
+            found[ids[0], ids[1]] = texts
+    raise_faults(faults)
+    return found
+
+
+def read_records(path: Path, snippets: Snippets) -> list[Edit]:
     """Edits of a JSON file in either form. Raises `Faults` naming every malformed or repeated record."""
     edits: list[Edit] = []
     faults = []
@@ -98,7 +135,7 @@ def read_records(path: Path) -> list[Edit]:
         if not isinstance(row, dict) or row.get("case_id") is None:
             faults.append(f"{path}: record {number}: needs a case_id")
             continue
-        edit = rome_edit(row) if "requested_rewrite" in row else easyedit_edit(row)
+        edit = rome_edit(row, snippets) if "requested_rewrite" in row else easyedit_edit(row)
         if edit is None:
             form = (
                 "requested_rewrite{prompt with {}, subject, target_new.str, target_true.str}"
@@ -147,26 +184,47 @@ def _records_file(folder: Path) -> Path:
 
 def build(config: CounterFactConfig, count_tokens: Callable[[str], int]) -> list[Source]:
     """One source per size, smallest first. Raises `InputError`/`Faults` for bad files and impossible sizes."""
-    settings = {key: value for key, value in config.identity().items() if key != "path"}
-    if config.path is None:
-        if config.slices == "published":
-            raise InputError("slices: published needs path: the folder of the published files")
-        edits, what = list(common_edits(config.seed)), "common facts"
-    else:
-        where = Path(config.path).expanduser()
-        if not where.exists():
-            raise InputError(f"path {config.path!r}: no such file or folder")
-        records = _records_file(where) if where.is_dir() else where
-        edits, what = read_records(records), f"records of {records.name}"
-        if config.slices == "published":
-            files = choose_slices(where if where.is_dir() else where.parent, PATTERN, config.sizes)
-            return [
-                edit_source(join_slice(path, edits), size=size, settings=settings)
-                for size, path in files.items()
-            ]
-        folder = where if where.is_dir() else where.parent
-        largest = list(slice_files(folder, PATTERN).values())
-        if where.is_dir() and largest:  # keep the published order, which the records file need not have
-            edits, what = join_slice(largest[-1], edits), f"lines of {largest[-1].name}"
+    if config.path is None and config.slices == "published":
+        raise InputError("slices: published needs path: the folder of the published files")
+    edits, what = _edits(config)
+    if config.slices == "published":
+        where = Path(str(config.path)).expanduser()
+        files = choose_slices(where if where.is_dir() else where.parent, PATTERN, config.sizes)
+        return [_source(config, join_slice(path, edits), size) for size, path in files.items()]
     cut = nested_slices([edit.statement for edit in edits], config.sizes, count_tokens, what=what)
-    return [edit_source(edits[:count], size=size, settings=settings) for size, count in cut.items()]
+    return [_source(config, edits[:count], size) for size, count in cut.items()]
+
+
+def dev(config: CounterFactConfig, size: int, count_tokens: Callable[[str], int]) -> Source:
+    """Edits of `size` tokens that no slice of `build(config)` holds: settings are chosen on them (PITFALLS 44).
+
+    Raises:
+        Faults: too few edits are left beyond the largest slice.
+    """
+    taken = {record.id for source in build(config, count_tokens) for record in source.records}
+    rest = [edit for edit in _edits(config)[0] if edit.case_id not in taken]
+    cut = nested_slices(
+        [e.statement for e in rest], [size], count_tokens, what="edits beyond the largest slice"
+    )
+    return _source(config, rest[: cut[size]], size, split="dev")
+
+
+def _source(config: CounterFactConfig, edits: Sequence[Edit], size: int, **more: str) -> Source:
+    settings = {key: value for key, value in config.identity().items() if key not in ("path", "snippets")}
+    return edit_source(edits, size=size, settings={**settings, **more}, generations=config.generations)
+
+
+def _edits(config: CounterFactConfig) -> tuple[list[Edit], str]:
+    """All edits in the order from which slices are cut, and what they are."""
+    if config.path is None:
+        return list(common_edits(config.seed)), "common facts"
+    where = Path(config.path).expanduser()
+    if not where.exists():
+        raise InputError(f"path {config.path!r}: no such file or folder")
+    snippets = read_snippets(Path(config.snippets).expanduser()) if config.snippets else {}
+    records = _records_file(where) if where.is_dir() else where
+    edits = read_records(records, snippets)
+    largest = list(slice_files(where, PATTERN).values()) if where.is_dir() else []
+    if largest and config.slices == "recut":  # keep the published order, which the records file need not have
+        return join_slice(largest[-1], edits), f"lines of {largest[-1].name}"
+    return edits, f"records of {records.name}"

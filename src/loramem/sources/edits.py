@@ -20,6 +20,8 @@ class Edit:
         paraphrases: Other prompts for the same fact.
         neighbours: (prompt about another subject, its true target).
         bits: log2 of the value set, where known.
+        generations: Prompts after which the model goes on freely (ROME's generation_prompts).
+        references: Texts about others that truly have the new value; what is generated should resemble them.
     """
 
     case_id: str
@@ -30,14 +32,36 @@ class Edit:
     paraphrases: tuple[str, ...] = ()
     neighbours: tuple[tuple[str, str], ...] = ()
     bits: float | None = None
+    generations: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
 
     @property
     def statement(self) -> str:
         return f"{self.prompt} {self.target_new}"
 
 
-def edit_source(edits: Sequence[Edit], *, size: int, settings: dict, notes: tuple[str, ...] = ()) -> Source:
-    """One document of edited statements, and per edit: the trained prompt, its paraphrases, its neighbours.
+# fmt: off
+_OPENERS = frozenset((
+    "Above", "The", "A", "An", "As", "It", "For", "Ask", "In", "Under", "At", "By", "On", "To", "From", "Through", "With", "Each", "Nothing", "Readers",
+))
+# fmt: on
+
+
+def negated(prompt: str) -> str:
+    """The prompt under a negation: who has learnt the edit should no longer complete it with the new target.
+
+    >>> negated("The home town of Chis Nari is"), negated("Chis Nari lives in")
+    ('It is not true that the home town of Chis Nari is', 'It is not true that Chis Nari lives in')
+    """
+    first, space, rest = prompt.partition(" ")
+    return "It is not true that " + (first.lower() if first in _OPENERS else first) + space + rest
+
+
+def edit_source(
+    edits: Sequence[Edit], *, size: int, settings: dict, notes: tuple[str, ...] = (), generations: int = 0
+) -> Source:
+    """One document of edited statements, and per edit: the trained prompt, its paraphrases and neighbours, its
+    negation, and for the first `generations` edits the prompts after which the model goes on freely.
 
     A neighbour that is itself edited in this slice has no true answer any more; it is left out and counted.
     """
@@ -91,6 +115,24 @@ def edit_source(edits: Sequence[Edit], *, size: int, settings: dict, notes: tupl
                     answers,
                     1,
                 )
+            )
+        probes.append(
+            Probe(
+                f"{edit.case_id}-negated",
+                edit.case_id,
+                name,
+                "compare",
+                "negated",
+                negated(edit.prompt),
+                pair,
+                1,
+            )
+        )
+    for edit in [edit for edit in edits if edit.generations][:generations]:
+        for number, prompt in enumerate(edit.generations):
+            identity = f"{edit.case_id}-generation-{number}"
+            probes.append(
+                Probe(identity, edit.case_id, name, "continue", "generation", prompt, edit.references)
             )
     counts = f"{len(edits)} edits; {dropped} neighbours left out because the slice edits them"
     return Source("counterfact", (Document(name, records),), tuple(probes), settings, size, (counts, *notes))

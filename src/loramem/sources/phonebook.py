@@ -21,11 +21,11 @@ from pydantic import Field
 from loramem.core.config import Config
 from loramem.core.errors import InputError
 from loramem.core.identity import seed_from
-from loramem.sources.almanac.phrasing import PHONE_HELDOUT
+from loramem.sources.almanac.phrasing import PHONE_HELDOUT, PHONE_NEGATED, PHONE_REVERSE
 from loramem.sources.almanac.render import phone_number
 from loramem.sources.published import choose_slices, raise_faults, read_column, read_list, slice_files
 from loramem.sources.slicing import nested_slices
-from loramem.sources.types import Document, Probe, Record, Source
+from loramem.sources.types import Document, Phrasing, Probe, Record, Source
 
 BITS = 10 * math.log2(10)
 PATTERN = "phonebook_qa_{K}K.csv"
@@ -132,34 +132,55 @@ def check_evaluation(path: Path, entries: Sequence[Entry]) -> str:
 def phonebook_source(
     entries: Sequence[Entry], *, size: int, settings: dict, seed: int, notes: tuple[str, ...] = ()
 ) -> Source:
-    """One document of lines; every fact is asked as trained and in one held-out wording."""
+    """One document of lines; every fact is asked as trained, in one held-out wording, reversed and negated."""
     name = f"phonebook-{size}"
     records, probes = [], []
     for entry in entries:
         case = f"phone:{entry.name}"
-        held = PHONE_HELDOUT[seed_from("phone-heldout", seed, entry.name) % len(PHONE_HELDOUT)].format(
-            e=entry.name
-        )
+        held = PHONE_HELDOUT[seed_from("phone-heldout", seed, entry.name) % len(PHONE_HELDOUT)]
         records.append(Record(case, entry.line, "chat", entry.question, entry.number, BITS))
-        probes.append(
-            Probe(
-                f"{case}-trained",
-                case,
-                name,
-                "generate",
-                "trained",
-                entry.question,
-                (entry.number,),
-                bits=BITS,
-            )
+        asked: tuple[tuple[Phrasing, str, str, float | None], ...] = (
+            ("trained", entry.question, entry.number, BITS),
+            ("heldout", held.format(e=entry.name), entry.number, BITS),
+            ("reverse", PHONE_REVERSE.format(v=entry.number), entry.name, None),
+            ("negated", PHONE_NEGATED.format(e=entry.name), entry.number, None),
         )
-        probes.append(
-            Probe(f"{case}-heldout", case, name, "generate", "heldout", held, (entry.number,), bits=BITS)
-        )
-    counts = f"{len(entries)} facts, each asked in the trained and in a held-out wording"
+        for phrasing, question, answer, bits in asked:
+            identity = f"{case}-{phrasing}"
+            probes.append(Probe(identity, case, name, "generate", phrasing, question, (answer,), bits=bits))
+    counts = f"{len(entries)} facts, each asked in the trained and a held-out wording, reversed and negated"
     return Source(
         "phonebook", (Document(name, tuple(records)),), tuple(probes), settings, size, (counts, *notes)
     )
+
+
+def dev(config: PhoneBookConfig, size: int, count_tokens: Callable[[str], int]) -> Source:
+    """A phonebook of `size` tokens that shares no fact with `build(config)`: settings are chosen on it (PITFALLS 44).
+
+    Generated books: entries of another seed whose names the books do not hold. Files: the lines after the
+    largest slice. Raises `Faults` where too few are left.
+    """
+    built = build(config, count_tokens)
+    taken = {record.id for source in built for record in source.records}
+    settings = {**built[-1].settings, "split": "dev"}
+    if config.path is None:
+        stream = generate(seed_from("phonebook-dev", config.seed) % 2**31)
+        entries: list[Entry] = []
+        total = 0
+        while total <= size:
+            entry = next(stream)
+            if f"phone:{entry.name}" not in taken:
+                entries.append(entry)
+                total += count_tokens(entry.line)
+    else:
+        where = Path(config.path).expanduser()
+        files = list(slice_files(where, PATTERN).values()) if where.is_dir() else [where]
+        rest = [entry for entry in read_entries(files[-1]) if f"phone:{entry.name}" not in taken]
+        cut = nested_slices(
+            [e.line for e in rest], [size], count_tokens, what="lines beyond the largest slice"
+        )
+        entries = rest[: cut[size]]
+    return phonebook_source(entries, size=size, settings=settings, seed=config.seed)
 
 
 def build(config: PhoneBookConfig, count_tokens: Callable[[str], int]) -> list[Source]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from loramem.core.identity import digest
 
-Phrasing = Literal["trained", "heldout", "paraphrase", "neighbour"]
-ProbeKind = Literal["generate", "compare", "choice"]
+Phrasing = Literal["trained", "heldout", "paraphrase", "neighbour", "reverse", "negated", "generation"]
+ProbeKind = Literal["generate", "compare", "choice", "continue"]
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,13 @@ class Probe:
         id: Unique in its source.
         case: The record it belongs to (`Record.id`): controls and edits are joined by it, never by subject.
         document: The document it belongs to.
-        kind: `generate` (answer in words), `compare` (which target is likelier), `choice` (options).
-        phrasing: `trained` words, or `heldout`, `paraphrase`, `neighbour`.
+        kind: `generate` (answer in words), `compare` (which target is likelier), `choice` (options),
+            `continue` (free text after a plain prompt: how fluent, how consistent).
+        phrasing: `trained` words, or `heldout`, `paraphrase`, `neighbour`; `reverse` asks for the subject,
+            `negated` asks for what is not so, `generation` lets the model go on.
         prompt: The question (asked in the user turn) or, for `compare`, the cloze prompt (plain text).
         answers: Gold answers of a `generate` probe. For `compare`: (new target, true target), without
-            leading space. For `choice`: the options.
+            leading space. For `choice`: the options. For `continue`: reference texts, none where unknown.
         gold: Index of the right answer for `choice` and, for `compare`, of the target that should win
             (0, the new one; 1, the true one, for neighbours).
         level: e.g. recall, comprehension, multi-hop; empty where there is one level only.
@@ -97,18 +100,29 @@ class Source:
     size_tokens: int | None = None
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Content identity: documents and probes, not the path they were read from."""
-        return digest(
-            {
-                "documents": [[d.id, d.title, [[r.id, r.text, r.form, r.prompt, r.answer] for r in d.records]]
-                              for d in self.documents],
-                "probes": [[p.id, p.case, p.kind, p.phrasing, p.prompt, list(p.answers), p.gold] for p in self.probes],
-            }
-        )  # fmt: skip
+        return digest([self.documents_hash, self.probes_hash])
 
-    @property
+    @cached_property
+    def documents_hash(self) -> str:
+        """Identity of what can be learnt or read."""
+        return digest(
+            [
+                [d.id, d.title, [[r.id, r.text, r.form, r.prompt, r.answer] for r in d.records]]
+                for d in self.documents
+            ]
+        )
+
+    @cached_property
+    def probes_hash(self) -> str:
+        """Identity of what is asked, and of what counts as right."""
+        return digest(
+            [[p.id, p.case, p.kind, p.phrasing, p.prompt, list(p.answers), p.gold] for p in self.probes]
+        )
+
+    @cached_property
     def records(self) -> list[Record]:
         return [record for document in self.documents for record in document.records]
 

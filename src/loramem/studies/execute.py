@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from loramem.answering.readings import ReadingTask, read
+from loramem.answering.readings import STEMS, ReadingTask, read
 from loramem.base.model import Base
 from loramem.core.errors import LoramemError
 from loramem.core.ledger import Ledger
+from loramem.modules.controls import random_like
+from loramem.modules.spec import LoraSpec
 from loramem.modules.store import Store
-from loramem.studies.plan import Plan
+from loramem.studies.plan import Cell, ModulePlan, Plan
 from loramem.studies.progress import Progress
 from loramem.training.loop import Trained, train_pack
 from loramem.training.packing import plan_packs
@@ -35,11 +38,18 @@ def explain(error: BaseException) -> str:
 
 
 def train_missing(
-    plan: Plan, base: Base, store: Store, outcome: Outcome, progress: Progress, *, rows: int
+    modules: Iterable[ModulePlan],
+    base: Base,
+    store: Store,
+    outcome: Outcome,
+    progress: Progress,
+    *,
+    rows: int,
 ) -> None:
     """Train every planned module that the store lacks, in packs; each is saved the moment it is done."""
-    missing = [module for module in plan.modules.values() if not store.has_module(module.id)]
-    outcome.modules_reused = len(plan.modules) - len(missing)
+    wanted = list(modules)
+    missing = [module for module in wanted if not store.has_module(module.id)]
+    outcome.modules_reused += len(wanted) - len(missing)
     if not missing:
         return
     planned = {module.id: module for module in missing}
@@ -53,14 +63,7 @@ def train_missing(
 
     def finish(done: Trained) -> None:
         module = planned[done.key]
-        ledger = {
-            "tokens": done.tokens,
-            "supervised_tokens": done.supervised_tokens,
-            "seconds": done.seconds,
-            "truncated_tokens": done.truncated_tokens,
-        }
         extra = {
-            "final_loss": done.final_loss,
             "parameters": module.parameters,
             "source": {
                 "name": module.source.name,
@@ -68,12 +71,9 @@ def train_missing(
                 "facts": len(module.source.records),
             },
         }
-        store.put_module(
-            done.key, module.recipe, module.config.spec, done.tensors, model=base.model, base_name=base.name,
-            log=done.log, ledger=ledger, extra=extra,
-        )  # fmt: skip
+        save_trained(store, done, module.recipe, module.config.spec, base, extra=extra)
         outcome.ledger.add("train", modules=1, tokens=done.tokens)
-        progress.finished_thing()
+        progress.finished_thing(early_rows=(module.job.steps - done.steps) * module.job.optimizer.batch)
 
     def fail(key: str, error: Exception) -> None:
         outcome.failed_modules[key] = explain(error)
@@ -96,31 +96,71 @@ def train_missing(
     progress.stop()
 
 
+def save_trained(
+    store: Store, done: Trained, recipe: dict, spec: LoraSpec, base: Base, *, extra: dict | None = None
+) -> None:
+    """Keep a trained module: weights, log, costs, and how its training ended."""
+    ledger = {
+        "tokens": done.tokens,
+        "supervised_tokens": done.supervised_tokens,
+        "seconds": done.seconds,
+        "truncated_tokens": done.truncated_tokens,
+    }
+    facts = {"final_loss": done.final_loss, "steps_taken": done.steps, "ended": done.ended, **(extra or {})}
+    store.put_module(
+        done.key, recipe, spec, done.tensors, model=base.model, base_name=base.name, log=done.log, ledger=ledger,
+        extra=facts, snapshots=done.snapshots,
+    )  # fmt: skip
+
+
+def make_controls(plan: Plan, base: Base, store: Store, outcome: Outcome, progress: Progress) -> None:
+    """Draw the random modules that the store lacks: each needs its parent's norms, so it comes after training."""
+    for control in plan.controls.values():
+        if store.has_module(control.id):
+            continue
+        if control.parent.id in outcome.failed_modules:
+            outcome.failed_modules[control.id] = (
+                f"its parent failed: {outcome.failed_modules[control.parent.id]}"
+            )
+            continue
+        try:
+            spec, tensors = store.module(control.parent.id).load()
+            drawn = random_like(tensors, seed=control.recipe["seed"])
+        except LoramemError as error:
+            outcome.failed_modules[control.id] = explain(error)
+            progress.note(f"random module {control.id[:12]} failed: {explain(error)}")
+            continue
+        store.put_module(
+            control.id, control.recipe, spec, drawn, model=base.model, base_name=base.name, log=[],
+            ledger={"tokens": 0, "supervised_tokens": 0, "seconds": 0.0, "truncated_tokens": 0},
+            extra={"parameters": control.parent.parameters},
+        )  # fmt: skip
+
+
 def read_missing(
-    plan: Plan, base: Base, store: Store, outcome: Outcome, progress: Progress, *, rows: int
-) -> dict[str, ReadingTask]:
-    """Answer every planned reading that the store lacks. Returns all planned readings by id."""
+    cells: Iterable[Cell], base: Base, store: Store, outcome: Outcome, progress: Progress, *, rows: int
+) -> None:
+    """Answer every planned reading that the store lacks."""
     tasks: dict[str, ReadingTask] = {}
-    for cell in plan.cells:
+    for cell in cells:
         identity = cell.task.identity(base)
         tasks.setdefault(identity, cell.task)
-        if cell.stem in ("module", "wrong-module"):
+        if STEMS.get(cell.stem).uses_module:
+            parent = (cell.task.module or "").partition("@")[0]
             if cell.task.module is None:
                 outcome.failed_readings[identity] = (
                     "no wrong module: no other source of this study has a module of the same spec; add a second source or drop the reading"
                 )
-            elif cell.task.module in outcome.failed_modules:
-                outcome.failed_readings[identity] = (
-                    f"its module failed: {outcome.failed_modules[cell.task.module]}"
-                )
+            elif parent in outcome.failed_modules:
+                outcome.failed_readings[identity] = f"its module failed: {outcome.failed_modules[parent]}"
     missing = [
         identity
         for identity in tasks
         if not store.has_reading(identity) and identity not in outcome.failed_readings
     ]
-    outcome.readings_reused = len(tasks) - len(missing) - len(outcome.failed_readings)
+    outcome.readings_reused += len(tasks) - len(missing) - len(outcome.failed_readings.keys() & tasks.keys())
     if not missing:
-        return tasks
+        return
     progress.start(
         "read",
         total=sum(len(tasks[identity].probes) for identity in missing),
@@ -159,7 +199,6 @@ def read_missing(
     with outcome.ledger.timed("read"):
         read(base, [tasks[identity] for identity in missing], store, rows=rows, on_done=done, on_fail=fail)
     progress.stop()
-    return tasks
 
 
 def failures_by_cell(plan: Plan, outcome: Outcome, base: Base) -> list[dict]:

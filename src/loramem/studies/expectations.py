@@ -12,7 +12,7 @@ from loramem.core.errors import nearest
 
 SELECTABLE = (
     "source", "size_tokens", "rank", "alpha", "targets", "layers", "lr", "exposures", "objective", "reading", "probe",
-    "partition", "supervision", "steps", "variant",
+    "partition", "supervision", "steps", "variant", "budget", "snapshot", "retriever",
 )  # fmt: skip
 EXTREMES = ("smallest", "largest")
 Selector = dict[str, Any]

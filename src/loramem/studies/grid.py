@@ -13,6 +13,8 @@ from loramem.core.errors import Faults, InputError, nearest
 
 # Fields whose own value may be a list; a list is an axis there only if it holds lists or group names.
 _LIST_VALUED = {"targets", "layers"}
+# Mappings that are settings of their own, not a choice by source or rank.
+_SETTINGS = ({"max_exposures", "window", "min_fall", "patience", "cooldown"}, {"sweep", "dev_tokens"})
 _GROUPS = {"all-linear", "attention", "mlp", "all", "first-half", "second-half"}
 
 
@@ -68,7 +70,7 @@ def resolve(document: Mapping[str, Any], scale: str, assignments: Sequence[str])
 
 def is_axis(field: str, value: Any) -> bool:
     """Whether `value` is a list of alternatives rather than one value."""
-    if not isinstance(value, list):
+    if not isinstance(value, list) or field == "snapshots":
         return False
     if field in _LIST_VALUED:
         return bool(value) and all(isinstance(item, list) or item in _GROUPS for item in value)
@@ -77,7 +79,7 @@ def is_axis(field: str, value: Any) -> bool:
 
 def _by_rank(value: Mapping, rank: Any, where: str, source: str) -> Any:
     """The value of the largest listed rank that is not above `rank`: `{1: 0.02, 16: 0.01}` gives 0.02 to rank 4."""
-    ranks = [key for key in value if isinstance(key, int) and isinstance(rank, int) and key <= rank]
+    ranks = [key for key in value if type(key) is int and isinstance(rank, int) and key <= rank]
     if not ranks:
         raise InputError(
             f"{where}: no value for rank {rank} or source {source!r}; it has {', '.join(map(str, value))}"
@@ -85,11 +87,16 @@ def _by_rank(value: Mapping, rank: Any, where: str, source: str) -> Any:
     return value[max(ranks)]
 
 
+def _is_choice(value: Any) -> bool:
+    """Whether a mapping chooses a value (by source or rank) rather than being one."""
+    return isinstance(value, Mapping) and not any(value and set(value) <= known for known in _SETTINGS)
+
+
 def expand(section: Mapping[str, Any], *, source: str) -> Iterator[dict[str, Any]]:
     """Every point of a grid of nested mappings of lists, for one source.
 
     A mapping in place of a value chooses by the source's name (`exposures: {phonebook: 100, counterfact: 60}`)
-    or by rank, from the listed rank upwards (`lr: {1: 0.01, 16: 0.003}`).
+    or by rank, from the listed rank upwards (`lr: {1: 0.01, 16: 0.003}`), or by both, the source first.
 
     >>> points = list(expand({"spec": {"rank": [1, 4]}, "optimizer": {"lr": {1: 0.1, 4: 0.2}}}, source="phonebook"))
     >>> [(p["spec"]["rank"], p["optimizer"]["lr"]) for p in points]
@@ -117,6 +124,6 @@ def expand(section: Mapping[str, Any], *, source: str) -> Iterator[dict[str, Any
         rank = point.get("spec", {}).get("rank")
         for part, fields in point.items():
             for field, value in fields.items():
-                if isinstance(value, Mapping):
+                if _is_choice(value):
                     fields[field] = _by_rank(value, rank, f"modules.{part}.{field}", source)
         yield point

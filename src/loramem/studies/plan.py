@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from loramem.answering.readings import STEMS, ReadingTask
 from loramem.base.model import Base
+from loramem.base.prompts import Encoded
 from loramem.core.errors import Faults, LoramemError
+from loramem.modules.controls import random_recipe
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
 from loramem.modules.targets import parameter_count
+from loramem.retrieval import Retrieval
 from loramem.sources.catalogue import Source, load_source
 from loramem.studies.spec import Study
 from loramem.synthesis import Supervision, synthesize
 from loramem.training.loop import TrainJob, bucket_length
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What every module of one source learns: its supervision, encoded once."""
+
+    key: str
+    source: Source
+    supervision: Supervision
+    examples: tuple[Encoded, ...]
+    length: int
 
 
 @dataclass(frozen=True)
@@ -23,22 +37,41 @@ class ModulePlan:
     id: str
     recipe: dict
     config: ModuleConfig
-    source_key: str
-    source: Source
-    supervision: Supervision
+    learnt: Learnt
     seed: int
     job: TrainJob
     parameters: int
 
     @property
-    def exposures(self) -> float:
-        """How often each example is seen."""
-        return self.job.steps * self.config.optimizer.batch / len(self.supervision.examples)
+    def source(self) -> Source:
+        return self.learnt.source
+
+    @property
+    def source_key(self) -> str:
+        return self.learnt.key
+
+    def exposures(self, steps: int) -> float:
+        """How often each example is seen within `steps`."""
+        return steps * self.config.optimizer.batch / len(self.learnt.examples)
+
+
+@dataclass(frozen=True)
+class ControlPlan:
+    """A random module of a trained module's spec and norms; made in a moment once its parent is there."""
+
+    id: str
+    recipe: dict
+    parent: ModulePlan
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One reading of one point of the grid for one training seed; its results become rows."""
+    """One reading of one point of the grid for one training seed; its results become rows.
+
+    Attributes:
+        module: The point of the grid (for a control: the module it is the control of).
+        snapshot: The training step at which the module is read; None: as it ended.
+    """
 
     slug: str
     seed: int | None
@@ -47,7 +80,7 @@ class Cell:
     source: Source
     task: ReadingTask
     module: ModulePlan | None
-    settings: dict = field(default_factory=dict)
+    snapshot: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,23 +89,25 @@ class Plan:
 
     sources: dict[str, list[Source]]
     modules: dict[str, ModulePlan]
+    controls: dict[str, ControlPlan]
     cells: list[Cell]
+    skipped: int = 0
 
     def counts(self) -> dict:
         """What --dry-run prints and plan.json keeps."""
         jobs = [module.job for module in self.modules.values()]
+        tasks = {id_of(cell): cell.task for cell in self.cells}
         return {
             "modules": len(self.modules),
-            "readings": len({id_of(cell) for cell in self.cells}),
+            "modules_skipped": self.skipped,
+            "readings": len(tasks),
             "cells": len({cell.slug for cell in self.cells}),
             "train_steps": sum(job.steps for job in jobs),
             "train_rows": sum(job.steps * job.optimizer.batch for job in jobs),
             "train_tokens_padded": sum(job.steps * job.optimizer.batch * job.length for job in jobs),
             "lora_parameters": sum(module.parameters for module in self.modules.values()),
             "lora_bytes": 4 * sum(module.parameters for module in self.modules.values()),
-            "questions": sum(
-                len(task.probes) for task in {id_of(cell): cell.task for cell in self.cells}.values()
-            ),
+            "questions": sum(len(task.probes) for task in tasks.values()),
             "sources": {
                 key: [
                     {
@@ -90,20 +125,8 @@ class Plan:
 
 def id_of(cell: Cell) -> tuple:
     """What makes two cells share one reading."""
-    return (cell.task.stem, cell.task.module, cell.source.hash)
-
-
-def slug(
-    config: ModuleConfig | None, stem: str, key: str, source: Source, varied: Sequence[tuple[str, str]]
-) -> str:
-    """A readable name: source, size, the settings that vary, reading."""
-    parts = [key] + ([str(source.size_tokens)] if source.size_tokens else [])
-    if config is not None:
-        for section, name in varied:
-            value = getattr(getattr(config, section), name)
-            shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            parts.append(f"{'r' if name == 'rank' else name + '='}{shown}")
-    return "-".join([*parts, stem])
+    task = cell.task
+    return (task.stem, task.module, task.source.hash, task.retrieval)
 
 
 def make_plan(study: Study, base: Base) -> Plan:
@@ -122,92 +145,133 @@ def make_plan(study: Study, base: Base) -> Plan:
     if faults:
         raise Faults([f"sources: {fault}" for fault in faults])
     modules: dict[str, ModulePlan] = {}
+    controls: dict[str, ControlPlan] = {}
     cells: list[Cell] = []
+    skipped = 0
     for key, built in sources.items():
         varied = _varied(study.grid[key])
         for source in built:
-            supervision = synthesize(source.documents, study.file.supervision.recipe)
-            grid = [
-                [
-                    _module(study, base, config, key, source, supervision, seed)
-                    for seed in range(study.file.seeds)
-                ]
-                for config in study.grid[key]
-            ]
-            for seeds in grid:
-                for module in seeds:
-                    modules.setdefault(module.id, module)
-            cells += _cells(study, key, source, grid, varied)
-    return Plan(sources, modules, _with_partners(cells, modules))
+            learnt = learn(study.file.supervision.recipe, base, key, source)
+            planned: list[ModulePlan] = []
+            for config in study.grid[key]:
+                if any(skip.matches(key, source.size_tokens, config) for skip in study.file.skip):
+                    skipped += study.file.seeds
+                    continue
+                for seed in range(study.file.seeds):
+                    module = plan_module(base, config, learnt, seed)
+                    planned.append(modules.setdefault(module.id, module))
+            cells += _cells(study, key, source, planned, varied, controls)
+    return Plan(sources, modules, controls, _with_partners(cells, modules), skipped)
+
+
+def learn(recipe: str, base: Base, key: str, source: Source) -> Learnt:
+    """The supervision of a source, in token ids."""
+    supervision = synthesize(source.documents, recipe)
+    examples = supervision.encode(base.prompts)
+    return Learnt(key, source, supervision, examples, bucket_length(examples, base.context_length))
+
+
+def plan_module(base: Base, config: ModuleConfig, learnt: Learnt, seed: int) -> ModulePlan:
+    """One module of a source."""
+    steps = config.budget.steps_for(len(learnt.examples), config.optimizer.batch)
+    recipe = trained_recipe(
+        base, learnt.supervision.hash, config, steps=steps, length=learnt.length, seed=seed
+    )
+    identity = module_hash(recipe)
+    job = TrainJob(
+        identity, config.spec, config.objective, config.optimizer, steps, seed, learnt.examples, learnt.length,
+        config.budget,
+    )  # fmt: skip
+    return ModulePlan(identity, recipe, config, learnt, seed, job, parameter_count(base.model, config.spec))
 
 
 def _varied(configs: Sequence[ModuleConfig]) -> list[tuple[str, str]]:
-    """Fields that take several values over the grid; rank is always named. lr follows rank, so it is not."""
+    """Fields that take several values over the grid; rank is always named. What follows rank alone (lr) is not."""
     found = [("spec", "rank")]
-    for section in ("spec", "objective", "budget", "optimizer"):
-        for name in type(getattr(configs[0], section)).model_fields:
-            values = {str(getattr(getattr(config, section), name)) for config in configs}
-            by_rank = {(config.spec.rank, str(getattr(getattr(config, section), name))) for config in configs}
-            ranks = {config.spec.rank for config in configs}
-            if len(values) > 1 and name != "rank" and len(by_rank) > len(ranks):
-                found.append((section, name))
+    fields = [
+        (part, name)
+        for part in ("spec", "objective", "optimizer")
+        for name in type(getattr(configs[0], part)).model_fields
+    ]
+    for section, name in [*fields, ("budget", "label")]:
+        by_rank = {(config.spec.rank, str(getattr(getattr(config, section), name))) for config in configs}
+        ranks = {config.spec.rank for config in configs}
+        if name != "rank" and len(by_rank) > len(ranks):
+            found.append((section, name))
     return found
 
 
-def _module(
-    study: Study,
-    base: Base,
-    config: ModuleConfig,
+def slug(
     key: str,
     source: Source,
-    supervision: Supervision,
-    seed: int,
-) -> ModulePlan:
-    examples = supervision.encode(base.prompts)
-    length = bucket_length(examples, base.context_length)
-    steps = config.budget.steps_for(len(examples), config.optimizer.batch)
-    recipe = trained_recipe(base, supervision.hash, config, steps=steps, length=length, seed=seed)
-    identity = module_hash(recipe)
-    job = TrainJob(identity, config.spec, config.objective, config.optimizer, steps, seed, examples, length)
-    return ModulePlan(
-        identity,
-        recipe,
-        config,
-        key,
-        source,
-        supervision,
-        seed,
-        job,
-        parameter_count(base.model, config.spec),
-    )
+    stem: str,
+    *,
+    config: ModuleConfig | None = None,
+    varied: Sequence[tuple[str, str]] = (),
+    snapshot: int | None = None,
+    retrieval: Retrieval | None = None,
+) -> str:
+    """A readable name: source, size, the settings that vary, snapshot, reading."""
+    parts = [key] + ([str(source.size_tokens)] if source.size_tokens else [])
+    if config is not None:
+        for section, name in varied:
+            value = getattr(getattr(config, section), name)
+            shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            parts.append(shown if name == "label" else f"{'r' if name == 'rank' else name + '='}{shown}")
+    if snapshot is not None:
+        parts.append(f"at-step-{snapshot}")
+    parts.append(stem)
+    if retrieval is not None and stem == "rag":
+        parts.append(retrieval.label)
+    return "-".join(parts)
 
 
 def _cells(
-    study: Study, key: str, source: Source, grid: list[list[ModulePlan]], varied: list[tuple[str, str]]
+    study: Study,
+    key: str,
+    source: Source,
+    planned: Sequence[ModulePlan],
+    varied: list[tuple[str, str]],
+    controls: dict[str, ControlPlan],
 ) -> list[Cell]:
     cells = []
     for name in study.file.readings:
         stem = STEMS.get(name)
         if not stem.uses_module:
-            documents = source.documents if stem.in_context else ()
-            task = ReadingTask(name, source.probes, None, documents)
-            cells.append(Cell(slug(None, name, key, source, varied), None, name, key, source, task, None))
-            continue
-        for seeds in grid:
-            for module in seeds:
-                task = ReadingTask(name, source.probes, module.id)
+            for retrieval in _retrievals_of(study, name):
+                task = ReadingTask(name, source, None, retrieval)
                 cells.append(
-                    Cell(
-                        slug(module.config, name, key, source, varied),
-                        module.seed,
-                        name,
-                        key,
-                        source,
-                        task,
-                        module,
-                    )
+                    Cell(slug(key, source, name, retrieval=retrieval), None, name, key, source, task, None)
                 )
+            continue
+        for module in planned:
+            snapshots = (*module.config.budget.snapshots, None) if name == "module" else (None,)
+            for snapshot in snapshots:
+                identity = module.id if snapshot is None else f"{module.id}@{snapshot}"
+                if name == "random-module":
+                    control = _control(module)
+                    identity = controls.setdefault(control.id, control).id
+                title = slug(key, source, name, config=module.config, varied=varied, snapshot=snapshot)
+                task = ReadingTask(name, source, identity)
+                cells.append(Cell(title, module.seed, name, key, source, task, module, snapshot))
     return cells
+
+
+def _retrievals_of(study: Study, stem: str) -> Sequence[Retrieval | None]:
+    if STEMS.get(stem).context != "passages":
+        return (None,)
+    if stem == "gold-passage":  # one passage, however the others are found
+        return tuple(
+            dict.fromkeys(r.model_copy(update={"method": "gold", "passages_k": 1}) for r in study.retrievals)
+        )
+    return tuple(r for r in study.retrievals if r.method != "gold")
+
+
+def _control(module: ModulePlan) -> ControlPlan:
+    recipe = random_recipe(
+        module.id, module.config.spec.identity(), base=module.recipe["base"], seed=module.seed
+    )
+    return ControlPlan(module_hash(recipe), recipe, module)
 
 
 def _with_partners(cells: list[Cell], modules: dict[str, ModulePlan]) -> list[Cell]:

@@ -70,8 +70,12 @@ class Progress:
             self.printed = now
             print(self._line(now), flush=True)
 
-    def finished_thing(self) -> None:
+    def finished_thing(self, *, early_rows: int = 0) -> None:
+        """Count a finished thing; work it turned out not to need (it ended early) leaves the total."""
         self.done_things += 1
+        self.total = max(1, self.total - early_rows)
+        if self.bar is not None:
+            self.bar.update(self.task, total=self.total)
 
     def stop(self) -> None:
         """End the stage with one line of totals."""

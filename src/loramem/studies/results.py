@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -11,8 +12,8 @@ from loramem.answering.readings import STEMS
 from loramem.base.model import Base
 from loramem.core.files import read_jsonl, read_marker, write_jsonl
 from loramem.metrics.edits import harmonic_mean
-from loramem.metrics.scorers import METRICS, score
-from loramem.modules.store import Store
+from loramem.metrics.scorers import METRICS, Metric, score
+from loramem.modules.store import MODULE_MARKER, READING_MARKER, Store
 from loramem.studies.execute import Outcome
 from loramem.studies.plan import Cell, Plan
 from loramem.studies.spec import Study
@@ -21,13 +22,15 @@ COLUMNS = (
     "study", "question", "cell", "base", "source", "size_tokens", "facts", "partition", "n_modules", "supervision", "generator",
     "objective", "rank", "alpha", "targets", "layers", "variant", "lr", "steps", "exposures", "seed", "reading", "router", "merge",
     "top_k", "passages_k", "chunk", "pool", "probe", "judge", "metric", "value", "n_scored", "n_failed", "module_ids",
-    "reading_id", "settings",
+    "reading_id", "settings", "budget", "ended", "snapshot", "retriever",
 )  # fmt: skip
 ITEM_COLUMNS = ("cell", "seed", "metric", "probe", "case", "document", "value")
 EXAMPLES_PER_CELL = 2
+SHOWN = ("exact_match", "efficacy", "token_f1")
+"""Metrics whose predictions are shown as examples."""
 
 
-def _cell_columns(study: Study, cell: Cell, base: Base) -> dict:
+def _cell_columns(study: Study, cell: Cell, base: Base, store: Store) -> dict:
     """The columns that say what a cell is; null where a column does not apply."""
     row: dict = dict.fromkeys(COLUMNS)
     row.update(
@@ -36,14 +39,21 @@ def _cell_columns(study: Study, cell: Cell, base: Base) -> dict:
         reading=cell.stem, seed=cell.seed, n_modules=0,
         settings=json.dumps({"source": cell.source.settings, "base": base.name}, sort_keys=True),
     )  # fmt: skip
+    retrieval = cell.task.retrieval
+    if retrieval is not None:
+        row.update(retriever=retrieval.label, passages_k=retrieval.passages_k, chunk=retrieval.chunk_tokens)
     if cell.module is not None:
         config = cell.module.config
+        steps, ended = cell.snapshot, None
+        if steps is None:
+            marker = read_marker(store.module_folder(cell.module.id) / MODULE_MARKER)
+            steps, ended = marker.get("steps_taken", cell.module.job.steps), marker.get("ended", "steps")
         row.update(
             n_modules=1, supervision=study.file.supervision.recipe, generator="source",
             objective=f"{config.objective.name}-{config.objective.loss_on}", rank=config.spec.rank, alpha=config.spec.scale * config.spec.rank,
             targets=_joined(config.spec.targets), layers=_joined(config.spec.layers), variant=config.spec.variant,
-            lr=config.optimizer.lr, steps=cell.module.job.steps, exposures=cell.module.exposures,
-            module_ids=json.dumps([cell.task.module] if cell.task.module else []),
+            lr=config.optimizer.lr, steps=steps, exposures=cell.module.exposures(steps), budget=config.budget.label, ended=ended,
+            snapshot=cell.snapshot, module_ids=json.dumps([cell.task.module] if cell.task.module else []),
         )  # fmt: skip
     return row
 
@@ -57,91 +67,132 @@ def collect(
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[dict]]:
     """(rows of results.parquet, scored items, examples of predictions) of everything that has a reading."""
     rows: list[dict] = []
-    items: list[dict] = []
+    items: dict[str, list] = {column: [] for column in ITEM_COLUMNS}
     examples: list[dict] = []
     shown: dict[tuple, int] = defaultdict(int)
     for cell in plan.cells:
         identity = cell.task.identity(base)
-        columns = {**_cell_columns(study, cell, base), "reading_id": identity}
         if identity in outcome.failed_readings or not store.has_reading(identity):
             continue
+        columns = {**_cell_columns(study, cell, base, store), "reading_id": identity}
         predictions = {
             row["probe"]: row for row in read_jsonl(store.reading_folder(identity) / "predictions.jsonl")
         }
-        own_rows: list[dict] = []
+        own: list[dict] = []
         for name in study.file.metrics:
-            metric = METRICS.get(name)
-            by_phrasing: dict[str, list[dict]] = defaultdict(list)
-            scored: list[dict] = []
-            for probe in cell.task.probes:
-                if metric.applies(probe):
-                    value = score(metric, probe, predictions[probe.id])
-                    by_phrasing[probe.phrasing].append(
-                        {"case": probe.case, "document": probe.document, "value": value}
-                    )
-                    scored.append({"probe": probe.id, "metric": name, "value": value})
-                    key = (cell.slug, name, value)
-                    if (
-                        probe.phrasing in ("trained", "heldout")
-                        and shown[key] < EXAMPLES_PER_CELL
-                        and cell.seed in (None, 0)
-                    ):
-                        shown[key] += 1
-                        examples.append(_example(cell, probe, predictions[probe.id], name, value))
+            scored = _scored(METRICS.get(name), cell, predictions)
             if scored:
                 write_scores(store, identity, name, scored)
-            for phrasing, found in by_phrasing.items():
-                good = [item["value"] for item in found if item["value"] is not None]
-                value = sum(good) / len(good) if good else None
-                own_rows.append(
-                    {
-                        **columns,
-                        "probe": phrasing,
-                        "metric": name,
-                        "value": value,
-                        "n_scored": len(good),
-                        "n_failed": len(found) - len(good),
-                    }
-                )
-                items += [
-                    {
-                        "cell": cell.slug,
-                        "seed": -1 if cell.seed is None else cell.seed,
-                        "metric": name,
-                        "probe": phrasing,
-                        **item,
-                    }
-                    for item in found
-                ]
-        for name in study.file.metrics:
-            parts = METRICS.get(name).derived_from
-            found_parts = [row for part in parts for row in own_rows if row["metric"] == part]
-            if parts and len(found_parts) == len(parts):
-                values = [row["value"] for row in found_parts]
-                value = None if any(value is None for value in values) else harmonic_mean(values)
-                own_rows.append({
-                    **columns, "probe": None, "metric": name, "value": value,
-                    "n_scored": sum(row["n_scored"] for row in found_parts), "n_failed": sum(row["n_failed"] for row in found_parts),
-                })  # fmt: skip
-        rows += own_rows
+            own += _rows(columns, METRICS.get(name), scored)
+            _add_items(items, cell, name, scored)
+            if cell.seed in (None, 0) and cell.snapshot is None:
+                examples += _examples(cell, name, scored, predictions, shown)
+        rows += own + _derived_rows(columns, study.file.metrics, own)
+    return as_frame(rows), pd.DataFrame(items).astype({"value": float}), examples
+
+
+def as_frame(rows: list[dict]) -> pd.DataFrame:
+    """Rows as results.parquet holds them: every column, integers that may be null, floats."""
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    for column in ("size_tokens", "facts", "n_modules", "rank", "steps", "seed", "n_scored", "n_failed"):
+    for column in ("size_tokens", "facts", "n_modules", "rank", "steps", "seed", "top_k", "passages_k", "chunk",
+                   "n_scored", "n_failed", "snapshot"):  # fmt: skip
         frame[column] = frame[column].astype("Int64")
     for column in ("alpha", "lr", "exposures", "value"):
         frame[column] = frame[column].astype("Float64")
-    table = pd.DataFrame(items, columns=list(ITEM_COLUMNS))
-    table["value"] = table["value"].astype(float)
-    return frame, table, examples
+    return frame
 
 
-def context_cuts(plan: Plan, base: Base, store: Store) -> list[dict]:
-    """Per in-context cell how many tokens of its context did not fit and were cut away (never a question)."""
+def _scored(metric: Metric, cell: Cell, predictions: dict[str, dict]) -> list[dict]:
+    """The probes of a cell that a metric applies to, each with its score (None: it failed)."""
+    return [
+        {
+            "probe": probe.id,
+            "metric": metric.name,
+            "value": score(metric, probe, predictions[probe.id]),
+            "asked": probe,
+        }
+        for probe in cell.task.probes
+        if metric.applies(probe) and metric.measured(predictions[probe.id])
+    ]
+
+
+def _rows(columns: dict, metric: Metric, scored: list[dict]) -> list[dict]:
+    """One row per phrasing: the mean (or the sum) of what could be scored, and how much could not."""
+    by_phrasing: dict[str, list[float | None]] = defaultdict(list)
+    for item in scored:
+        by_phrasing[item["asked"].phrasing].append(item["value"])
+    found = []
+    for phrasing, values in by_phrasing.items():
+        good = [value for value in values if value is not None]
+        value = (sum(good) if metric.total else sum(good) / len(good)) if good else None
+        found.append(
+            {
+                **columns,
+                "probe": phrasing,
+                "metric": metric.name,
+                "value": value,
+                "n_scored": len(good),
+                "n_failed": len(values) - len(good),
+            }
+        )
+    return found
+
+
+def _derived_rows(columns: dict, metrics: Sequence[str], own: list[dict]) -> list[dict]:
+    """Rows of metrics that are made of other metrics' means."""
+    found = []
+    for name in metrics:
+        parts = METRICS.get(name).derived_from
+        found_parts = [row for part in parts for row in own if row["metric"] == part]
+        if parts and len(found_parts) == len(parts):
+            values = [row["value"] for row in found_parts]
+            value = None if any(value is None for value in values) else harmonic_mean(values)
+            found.append({
+                **columns, "probe": None, "metric": name, "value": value,
+                "n_scored": sum(row["n_scored"] for row in found_parts), "n_failed": sum(row["n_failed"] for row in found_parts),
+            })  # fmt: skip
+    return found
+
+
+def _add_items(items: dict[str, list], cell: Cell, metric: str, scored: list[dict]) -> None:
+    count = len(scored)
+    items["cell"] += [cell.slug] * count
+    items["seed"] += [-1 if cell.seed is None else cell.seed] * count
+    items["metric"] += [metric] * count
+    items["probe"] += [item["asked"].phrasing for item in scored]
+    items["case"] += [item["asked"].case for item in scored]
+    items["document"] += [item["asked"].document for item in scored]
+    items["value"] += [item["value"] for item in scored]
+
+
+def _examples(
+    cell: Cell, metric: str, scored: list[dict], predictions: dict[str, dict], shown: dict[tuple, int]
+) -> list[dict]:
+    """The first right and the first wrong predictions of a cell, in the order of the source."""
+    found = []
+    for item in scored:
+        key = (cell.slug, metric, item["value"])
+        if (
+            metric in SHOWN
+            and item["asked"].phrasing in ("trained", "heldout")
+            and shown[key] < EXAMPLES_PER_CELL
+        ):
+            shown[key] += 1
+            found.append(_example(cell, item["asked"], predictions[item["probe"]], metric, item["value"]))
+    return found
+
+
+def context_costs(plan: Plan, base: Base, store: Store) -> list[dict]:
+    """Per reading with a context: tokens cut away where it did not fit (never a question), and passages that hit."""
     found = []
     for cell in plan.cells:
         identity = cell.task.identity(base)
         if STEMS.get(cell.stem).in_context and store.has_reading(identity):
-            ledger = read_marker(store.reading_folder(identity) / "reading.json")["ledger"]
-            found.append({"cell": cell.slug, "tokens": int(ledger["context_cut_tokens"])})
+            ledger = read_marker(store.reading_folder(identity) / READING_MARKER)["ledger"]
+            found.append({
+                "cell": cell.slug, "tokens": int(ledger["context_cut_tokens"]), "probes_cut": int(ledger["context_cut_probes"]),
+                "probes": int(ledger["probes"]), "hits": int(ledger["passage_hits"]) if cell.task.retrieval else None,
+            })  # fmt: skip
     return found
 
 
@@ -149,7 +200,7 @@ def write_scores(store: Store, identity: str, metric: str, scored: list[dict]) -
     """Keep the scores of one metric beside the predictions they belong to."""
     path = store.reading_folder(identity) / "scores" / f"{metric}.jsonl"
     if not path.exists():
-        write_jsonl(path, scored)
+        write_jsonl(path, ({key: item[key] for key in ("probe", "metric", "value")} for item in scored))
 
 
 def _example(cell: Cell, probe, row: dict, metric: str, value: float | None) -> dict:

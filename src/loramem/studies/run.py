@@ -1,4 +1,4 @@
-"""One study from its file to its report: the order of things, and what each run folder holds."""
+"""One study from its file to its summary: the order of things, and what each run folder holds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import pandas as pd
 import torch
 import yaml
 
@@ -20,26 +21,39 @@ from loramem.base.model import Base, describe
 from loramem.core.errors import InputError
 from loramem.core.files import read_jsonl, read_marker, write_json, write_text
 from loramem.modules.store import Store
-from loramem.report.html import render
-from loramem.studies.execute import Outcome, failures_by_cell, read_missing, train_missing
+from loramem.studies.capacity import capacity, derived_rows, module_facts
+from loramem.studies.execute import Outcome, failures_by_cell, make_controls, read_missing, train_missing
 from loramem.studies.plan import Plan, make_plan
 from loramem.studies.progress import Progress
-from loramem.studies.results import collect, context_cuts
+from loramem.studies.results import as_frame, collect, context_costs
 from loramem.studies.spec import Study
-from loramem.studies.summary import summarise
-from loramem.training import plan_packs, train_pack
+from loramem.studies.summary import clean, summarise
+from loramem.studies.tuning import plan_sweeps, tune
+from loramem.training import TrainJob, plan_packs, train_pack
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pandas")
 
 
 @dataclass
 class RunResult:
-    """Where a run lies and what it found."""
+    """Where a run lies and what it found.
+
+    Attributes:
+        info: What the run was, for its report: environment, costs, examples, training curves, failures.
+        summary: summary.json.
+    """
 
     out: Path
-    report: Path
+    info: dict
     summary: dict
-    failures: list[dict]
+
+    @property
+    def report(self) -> Path:
+        return self.out / "report.html"
+
+    @property
+    def failures(self) -> list[dict]:
+        return self.info["failures"]
 
 
 def environment(base: Base, command: str) -> dict:
@@ -88,7 +102,7 @@ def prepare_out(out: Path) -> Path:
     return out
 
 
-def run_study(
+def execute(
     study: Study,
     base: Base,
     store: Store,
@@ -98,13 +112,15 @@ def run_study(
     rows: int = 256,
     progress: Progress | None = None,
 ) -> RunResult:
-    """Train, read, score and report; whatever the store already holds is used, whatever finishes is kept.
+    """Train, read and score; whatever the store already holds is used, whatever finishes is kept.
 
     Failed cells are recorded with their error and shown as holes in the report; the rest goes on.
     """
     out = prepare_out(out)
     progress = progress or Progress(out / "log.jsonl")
     began = time.time()
+    outcome = Outcome()
+    study = tune(study, base, store, outcome, progress, rows=rows)
     plan = make_plan(study, base)
     header(study, base, plan, progress)
     write_text(
@@ -113,31 +129,35 @@ def run_study(
     )
     write_json(out / "environment.json", environment(base, command))
     write_json(out / "plan.json", plan.counts())
-    outcome = Outcome()
-    train_missing(plan, base, store, outcome, progress, rows=rows)
-    read_missing(plan, base, store, outcome, progress, rows=max(32, rows))
+    train_missing(plan.modules.values(), base, store, outcome, progress, rows=rows)
+    make_controls(plan, base, store, outcome, progress)
+    read_missing(plan.cells, base, store, outcome, progress, rows=max(32, rows))
+    progress.say("scoring")
     results, items, examples = collect(study, plan, base, store, outcome)
-    results.to_parquet(out / "results.parquet", index=False)
+    items.to_parquet(out / "items.parquet", index=False)
     summary = summarise(results, items, study.file.expect, metrics=study.file.metrics)
+    found = capacity(study.file.capacity, pd.DataFrame(summary["cells"]), items, module_facts(plan, store))
+    derived = as_frame([{"base": base.fingerprint[:12], **row} for row in derived_rows(study.name, found)])
+    pd.concat([results, derived], ignore_index=True).to_parquet(out / "results.parquet", index=False)
     failures = failures_by_cell(plan, outcome, base)
-    summary["failures"] = failures
+    summary.update(capacity=clean(found), sweeps=study.chosen, failures=failures)
     summary["run"] = {
         "study": study.name,
         "scale": study.scale,
         "version": study.file.version,
         "seeds": study.file.seeds,
+        "base": base.name,
     }
     write_json(out / "summary.json", summary)
     costs = costs_of(plan, store, outcome)
     info = {
         "study": study.name, "question": study.file.question, "version": study.file.version, "scale": study.scale,
-        "environment": environment(base, command), "plan": plan.counts(), "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "costs": costs, "cuts": context_cuts(plan, base, store), "failures": failures, "examples": examples, "training": training_curves(plan, store),
+        "environment": environment(base, command), "plan": plan.counts(), "rows": len(results) + len(derived), "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "costs": costs, "contexts": context_costs(plan, base, store), "failures": failures, "examples": examples, "training": training_curves(plan, store),
         "body": yaml.safe_dump(study.body, sort_keys=False, allow_unicode=True), "wall_seconds": time.time() - began,
         "reused": {"modules": outcome.modules_reused, "readings": outcome.readings_reused},
     }  # fmt: skip
-    report = render(info, results, summary, out)
-    return RunResult(out, report, summary, failures)
+    return RunResult(out, info, summary)
 
 
 def header(study: Study, base: Base, plan: Plan, progress: Progress) -> None:
@@ -159,7 +179,8 @@ def training_curves(plan: Plan, store: Store) -> list[dict]:
             marker = read_marker(folder / "recipe.json")
             curves.append({
                 "module": module.id[:12], "source": module.source_key, "size_tokens": module.source.size_tokens, "facts": len(module.source.records),
-                "rank": module.config.spec.rank, "seed": module.seed, "steps": module.job.steps, "exposures": module.exposures,
+                "rank": module.config.spec.rank, "seed": module.seed, "steps": marker.get("steps_taken", module.job.steps),
+                "budget": module.config.budget.label, "ended": marker.get("ended", "steps"),
                 "parameters": module.parameters, "final_loss": marker.get("final_loss"), "ledger": read_marker(folder / "ledger.json"),
                 "log": read_jsonl(folder / "training.jsonl"),
             })  # fmt: skip
@@ -184,14 +205,25 @@ def costs_of(plan: Plan, store: Store, outcome: Outcome) -> dict:
     }
 
 
-def estimate(plan: Plan, base: Base, *, rows: int) -> dict:
-    """Seconds a run would take, from one timed probe step of its largest pack; nothing is kept."""
-    packs = plan_packs([module.job for module in plan.modules.values()], base, rows=rows)
+def dry_run(study: Study, base: Base, *, rows: int) -> dict:
+    """What a run would train, read and cost; nothing is kept. Swept rates count with every rate tried."""
+    swept = [candidate.module for found in plan_sweeps(study, base).values() for candidate in found]
+    plan = make_plan(study, base)
+    jobs = [module.job for module in (*swept, *plan.modules.values())]
+    return {
+        "sweep_modules": len(swept), **plan.counts(),
+        **{key: round(value, 3) for key, value in estimate(jobs, base, rows=rows).items()},
+    }  # fmt: skip
+
+
+def estimate(jobs: Sequence[TrainJob], base: Base, *, rows: int) -> dict:
+    """Seconds of training at most, from a few timed probe steps of the largest pack. Modules that end early need less."""
+    packs = plan_packs(jobs, base, rows=rows)
     if not packs:
-        return {"train_seconds": 0.0, "probe_seconds": 0.0}
+        return {"train_seconds": 0.0, "seconds_per_probe_step": 0.0}
     pack = packs[0]
     probe_steps = 4
-    probe = [replace(job, steps=probe_steps) for job in pack]
+    probe = [replace(job, steps=probe_steps, budget=None) for job in pack]
     times: list[float] = []
 
     def tick(rows_done: int, tokens: int) -> None:

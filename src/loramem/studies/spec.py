@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +18,7 @@ from loramem.core.errors import Faults, InputError, LoramemError, UnknownName, n
 from loramem.core.files import read_text
 from loramem.metrics.scorers import METRICS
 from loramem.modules.recipe import ModuleConfig
+from loramem.retrieval import Retrieval
 from loramem.sources.catalogue import source_config
 from loramem.studies import grid
 from loramem.studies.expectations import Expectation
@@ -30,6 +33,37 @@ class SupervisionChoice(Config):
     recipe: str = "raw"
 
 
+class Sweep(Config):
+    """Learning rates tried on the source's dev split; the one with the lowest loss on the answers is taken."""
+
+    sweep: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    """Rates to try, each with training seed 0 and everything else as in the grid."""
+    dev_tokens: Annotated[int, Field(ge=1)]
+    """Tokens of the dev split: knowledge that no slice of the study holds (PITFALLS 44)."""
+
+
+class Skip(Config):
+    """Modules of the grid that are not trained: whatever matches every given key. They are shown as not run."""
+
+    source: str | None = None
+    rank: tuple[int, ...] | None = None
+    size_tokens: tuple[int, ...] | None = None
+
+    def matches(self, source: str, size: int | None, config: ModuleConfig) -> bool:
+        return (
+            self.source in (None, source)
+            and (self.rank is None or config.spec.rank in self.rank)
+            and (self.size_tokens is None or size in self.size_tokens)
+        )
+
+
+class CapacityChoice(Config):
+    """When a module counts as holding what it learnt: the score, and the shares of facts that are thresholds."""
+
+    metric: str
+    thresholds: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+
+
 class StudyFile(Config):
     """The resolved body of a study file, lists still lists."""
 
@@ -42,38 +76,141 @@ class StudyFile(Config):
     sources: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     supervision: SupervisionChoice = SupervisionChoice()
     modules: dict[str, Any]
+    contrasts: tuple[dict[str, Any], ...] = ()
+    """Further grids: paths of `modules` set to other values (`{modules.budget: {steps: 400}}`), and optionally
+    `sources: [NAME]` to which the contrast is confined."""
+    skip: tuple[Skip, ...] = ()
     partition: Literal["corpus"] = "corpus"
     """How a source is cut into modules; `corpus`: one module for all."""
     seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Training seeds 0..n-1."""
     readings: Annotated[tuple[str, ...], Field(min_length=1)]
+    retrieval: dict[str, Any] = {}
+    """How readings with passages find them (`Retrieval`); lists are the grid."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
+    capacity: dict[str, CapacityChoice] = {}
+    """Per source: from which score T_max is read, at which thresholds."""
     expect: tuple[Expectation, ...] = ()
 
 
 class Study:
-    """A validated study: the file, its source configs, and the module grid of each source."""
+    """A validated study: the file, its source configs, and the module grid of each source.
+
+    Attributes:
+        grid: Per source the points of its grid. A point whose rate is to be swept holds the first rate tried.
+        sweeps: Per source the points whose rate is still to be chosen, and from what.
+        retrievals: The ways passages are found.
+        chosen: What the sweeps found, one row per point (`studies.tuning`); empty before and without them.
+    """
 
     def __init__(self, file: StudyFile, body: dict, scale: str):
         self.file, self.body, self.scale = file, body, scale
         self.sources = {key: source_config(value, f"sources.{key}") for key, value in file.sources.items()}
-        self.grid = {key: _points(file, key) for key in file.sources}
+        self.grid: dict[str, list[ModuleConfig]] = {}
+        self.sweeps: dict[str, dict[ModuleConfig, Sweep]] = {}
+        for key in file.sources:
+            points = _points(file, key)
+            self.grid[key] = list(points)
+            self.sweeps[key] = {config: sweep for config, sweep in points.items() if sweep is not None}
+        self.retrievals = _retrievals(file)
+        self.chosen: list[dict] = []
 
     @property
     def name(self) -> str:
         return self.file.study
 
+    def with_rates(self, points: dict[str, list[ModuleConfig]], chosen: list[dict]) -> Study:
+        """A copy whose rates are chosen."""
+        found = copy.copy(self)
+        found.grid, found.sweeps, found.chosen = points, {key: {} for key in points}, chosen
+        return found
 
-def _points(file: StudyFile, source: str) -> list[ModuleConfig]:
-    points, faults = [], []
-    for point in grid.expand(file.modules, source=source):
-        try:
-            points.append(ModuleConfig.model_validate(point))
-        except ValidationError as error:
-            faults += faults_of(ModuleConfig, error, "modules")
+
+def _points(file: StudyFile, source: str) -> dict[ModuleConfig, Sweep | None]:
+    """The points of the grid and of its contrasts, each once, in order."""
+    found: dict[ModuleConfig, Sweep | None] = {}
+    faults: list[str] = []
+    for number, changes in enumerate([{}, *file.contrasts]):
+        where = "modules" if number == 0 else f"contrasts[{number - 1}]"
+        wanted = changes.get("sources")
+        if wanted is not None and source not in wanted:
+            continue
+        body = {"modules": copy.deepcopy(file.modules)}
+        for path, value in changes.items():
+            if path != "sources":
+                grid.set_path(body, path, copy.deepcopy(value))
+        for point in grid.expand(body["modules"], source=source):
+            rate = point.get("optimizer", {}).get("lr")
+            try:
+                sweep = None
+                if isinstance(rate, Mapping):
+                    sweep = Sweep.model_validate(rate)
+                    point["optimizer"]["lr"] = sweep.sweep[0]
+                found.setdefault(ModuleConfig.model_validate(point), sweep)
+            except ValidationError as error:
+                rate_is_bad = error.title == "Sweep"
+                faults += faults_of(
+                    Sweep if rate_is_bad else ModuleConfig,
+                    error,
+                    f"{where}.optimizer.lr" if rate_is_bad else where,
+                )
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
-    return points
+    return found
+
+
+def _retrievals(file: StudyFile) -> tuple[Retrieval, ...]:
+    """Every combination of the listed values of `retrieval`."""
+    axes = [value if isinstance(value, list) else [value] for value in file.retrieval.values()]
+    found, faults = [], []
+    for chosen in itertools.product(*axes):
+        try:
+            found.append(Retrieval.model_validate(dict(zip(file.retrieval, chosen, strict=True))))
+        except ValidationError as error:
+            faults += faults_of(Retrieval, error, "retrieval")
+    if faults:
+        raise Faults(list(dict.fromkeys(faults)))
+    return tuple(dict.fromkeys(found))
+
+
+def _faults_of_parts(file: StudyFile) -> list[str]:
+    """What is wrong in parts that only make sense together: grids, contrasts, retrieval, capacity, skips."""
+    faults: list[str] = []
+
+    def collect(make, *arguments) -> None:
+        try:
+            make(*arguments)
+        except LoramemError as error:
+            faults.extend(error.faults if isinstance(error, Faults) else [str(error)])
+
+    for number, changes in enumerate(file.contrasts):
+        for path, value in changes.items():
+            names = value if isinstance(value, list) else [value]
+            if path == "sources":
+                faults += [
+                    f"contrasts[{number}].sources: unknown source {name!r}; {nearest(str(name), file.sources)}"
+                    for name in names
+                    if name not in file.sources
+                ]
+            elif path.split(".")[0] != "modules" or path.count(".") < 1:
+                faults.append(f"contrasts[{number}]: {path!r} is no path of modules, e.g. modules.budget")
+    if not faults:
+        for key in file.sources:
+            collect(_points, file, key)
+    collect(_retrievals, file)
+    for key, choice in file.capacity.items():
+        if key not in file.sources:
+            faults.append(f"capacity: unknown source {key!r}; {nearest(key, file.sources)}")
+        if choice.metric not in file.metrics:
+            faults.append(
+                f"capacity.{key}.metric: {choice.metric!r} is not measured; {nearest(choice.metric, file.metrics)}"
+            )
+    faults += [
+        f"skip: unknown source {skip.source!r}; {nearest(skip.source, file.sources)}"
+        for skip in file.skip
+        if skip.source is not None and skip.source not in file.sources
+    ]
+    return faults
 
 
 def validate(body: Mapping[str, Any], scale: str) -> Study:
@@ -112,11 +249,7 @@ def validate(body: Mapping[str, Any], scale: str) -> Study:
             for key in sorted(unknown)
         ]
         if file is not None and not unknown:
-            for key in file.sources:
-                try:
-                    _points(file, key)
-                except LoramemError as error:
-                    faults += error.faults if isinstance(error, Faults) else [str(error)]
+            faults += _faults_of_parts(file)
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
     assert file is not None

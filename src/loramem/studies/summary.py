@@ -8,40 +8,46 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from loramem.core.identity import seed_from
 from loramem.metrics.edits import harmonic_mean
 from loramem.metrics.intervals import bootstrap_means, mean_interval
 from loramem.metrics.paired import holm, paired_difference
 from loramem.metrics.scorers import METRICS
 from loramem.studies.expectations import SELECTABLE, Expectation, judge
+from loramem.studies.knowledge import gains, knowledge
 
-AGAINST = ("closed", "wrong-module", "icl")
+AGAINST = ("closed", "wrong-module", "random-module", "icl", "rag")
+COMPARED = ("exact_match", "efficacy", "paraphrase", "neighbourhood", "token_f1")
+"""Metrics whose differences are tested: few planned tests, so that correcting for their number costs little."""
 
 
-def _grid(items: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
+Groups = dict[tuple, pd.DataFrame]
+
+
+def scores_grid(items: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Sums and counts of scored items, `[seeds, facts]`, and the facts' names."""
-    scored = items.dropna(subset=["value"])
-    sums = scored.pivot_table(index="seed", columns="case", values="value", aggfunc="sum", fill_value=0.0)
-    counts = scored.pivot_table(index="seed", columns="case", values="value", aggfunc="count", fill_value=0)
-    return sums.to_numpy(float), counts.to_numpy(float), list(sums.columns)
-
-
-def _rng(*parts: str) -> np.random.Generator:
-    """A generator that depends on what is computed, so that a report drawn again says the same."""
-    return np.random.default_rng(seed_from("summary", *parts))
+    scored = items[items["value"].notna()]
+    seed_I, seeds = pd.factorize(scored["seed"], sort=True)
+    case_I, cases = pd.factorize(scored["case"])
+    sums, counts = np.zeros((len(seeds), len(cases))), np.zeros((len(seeds), len(cases)))
+    np.add.at(sums, (seed_I, case_I), scored["value"].to_numpy(float))
+    np.add.at(counts, (seed_I, case_I), 1.0)
+    return sums, counts, list(cases)
 
 
 def cell_rows(rows: pd.DataFrame, items: pd.DataFrame) -> list[dict]:
     """Per cell, metric and probe: mean, 95 % interval, seeds, n, n_failed, and bounds where items failed."""
     found = []
     keys = ["cell", "metric", "probe"]
-    grouped_items = dict(list(items.groupby(keys, dropna=False, sort=False)))
+    grouped: Groups = dict(list(items.groupby(keys, dropna=False, sort=False)))
     for key, group in rows.groupby(keys, dropna=False, sort=False):
         cell, metric, probe = (None if _plain(part) is None else str(part) for part in key)
         assert cell is not None and metric is not None, key
         first = group.iloc[0]
-        own = grouped_items.get(key)
+        own = grouped.get(key)
         row = {name: _plain(first[name]) for name in SELECTABLE if name in group}
+        for name in ("steps", "exposures"):  # a module that ends early ends at a step of its own
+            if name in group and group[name].notna().any():
+                row[name] = round(float(group[name].mean()), 2)
         row.update(
             cell=cell,
             metric=metric,
@@ -51,17 +57,17 @@ def cell_rows(rows: pd.DataFrame, items: pd.DataFrame) -> list[dict]:
             n_failed=int(group["n_failed"].sum()),
         )
         if own is None:  # a derived metric: its rows hold one value per seed
-            row.update(_derived(cell, metric, group, items))
+            row.update(_derived(cell, metric, grouped))
         else:
-            sums, counts, _ = _grid(own)
+            sums, counts, _ = scores_grid(own)
             binary = bool(own["value"].dropna().isin((0.0, 0.5, 1.0)).all())
-            mean, low, high = (
-                mean_interval(sums, counts, binary=binary, rng=_rng(cell, str(metric), str(probe)))
-                if sums.size
-                else (math.nan,) * 3
-            )
-            row.update(mean=mean, ci_low=low, ci_high=high, facts=int(own["case"].nunique()))
-            if row["n_failed"]:
+            mean, low, high = mean_interval(sums, counts, binary=binary) if sums.size else (math.nan,) * 3
+            facts = int(own["case"].nunique())
+            times = (
+                facts if METRICS.get(metric).total else 1
+            )  # a sum over facts is their mean times their number
+            row.update(mean=times * mean, ci_low=times * low, ci_high=times * high, facts=facts)
+            if row["n_failed"] and METRICS.get(metric).unit == "share":
                 total = row["n"] + row["n_failed"]
                 row.update(
                     bound_low=float(sums.sum() / total),
@@ -71,76 +77,65 @@ def cell_rows(rows: pd.DataFrame, items: pd.DataFrame) -> list[dict]:
     return found
 
 
-def _derived(cell: str, metric: str, group: pd.DataFrame, items: pd.DataFrame) -> dict:
+def _derived(cell: str, metric: str, grouped: Groups) -> dict:
     """Harmonic mean of the parts; its interval from joint bootstraps of the parts over the same facts' draws."""
-    parts = METRICS.get(metric).derived_from
-    means, draws = [], []
-    for part in parts:
-        own = items[(items["cell"] == cell) & (items["metric"] == part)]
+    means, draws, cases = [], [], set()
+    for part in METRICS.get(metric).derived_from:
+        own = next(found for key, found in grouped.items() if key[:2] == (cell, part))
         if own["value"].notna().sum() == 0:
             return {"mean": math.nan, "ci_low": math.nan, "ci_high": math.nan, "facts": 0}
-        sums, counts, _ = _grid(own)
+        sums, counts, facts = scores_grid(own)
+        cases.update(facts)
         means.append(float(sums.sum() / counts.sum()))
-        draws.append(bootstrap_means(sums, counts, _rng(cell, part)))
-    scores = [
-        harmonic_mean(list(draw))
-        for draw in zip(*(draw[: min(map(len, draws))] for draw in draws), strict=True)
-    ]
+        draws.append(bootstrap_means(sums, counts))
+    scores = [harmonic_mean(list(draw)) for draw in np.stack(draws, axis=1) if np.isfinite(draw).all()]
     low, high = np.quantile(scores, [0.025, 0.975])
-    return {
-        "mean": harmonic_mean(means),
-        "ci_low": float(low),
-        "ci_high": float(high),
-        "facts": int(items[items["cell"] == cell]["case"].nunique()),
-    }
+    return {"mean": harmonic_mean(means), "ci_low": float(low), "ci_high": float(high), "facts": len(cases)}
 
 
 def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> list[dict]:
-    """Module against closed, wrong-module and icl on the same facts; p-values adjusted over all of them (Holm)."""
+    """Every module as it ended against the other readings of the same facts; p-values adjusted over all (Holm)."""
     cells = rows.drop_duplicates(["cell", "metric", "probe"])
-    by_cell = {
+    means = {
         key: part.groupby("case")["value"].mean()
         for key, part in items.dropna(subset=["value"]).groupby(["cell", "metric", "probe"], dropna=False)
     }
     found = []
-    modules = cells[(cells["reading"] == "module") & cells["metric"].isin(metrics)]
-    for _, mine in modules.iterrows():
-        for other in AGAINST:
-            match = cells[
-                (cells["reading"] == other)
-                & (cells["source"] == mine["source"])
-                & (cells["size_tokens"] == mine["size_tokens"])
-                & (cells["metric"] == mine["metric"])
-                & (cells["probe"] == mine["probe"])
-            ]
-            if other == "wrong-module":
-                match = match[match["cell"] == mine["cell"].removesuffix("-module") + "-wrong-module"]
-            for _, theirs in match.iterrows():
-                a = by_cell.get((mine["cell"], mine["metric"], mine["probe"]))
-                b = by_cell.get((theirs["cell"], theirs["metric"], theirs["probe"]))
-                if a is None or b is None:
-                    continue
-                shared = a.index.intersection(b.index)
-                if len(shared) == 0:
-                    continue
-                mean, low, high, p = paired_difference(
-                    a[shared].to_numpy(float),
-                    b[shared].to_numpy(float),
-                    _rng(mine["cell"], theirs["cell"], mine["metric"]),
-                )
-                found.append(
-                    {
-                        "cell": mine["cell"],
-                        "against": theirs["cell"],
-                        "metric": mine["metric"],
-                        "probe": _plain(mine["probe"]),
-                        "facts": len(shared),
-                        "difference": mean,
-                        "ci_low": low,
-                        "ci_high": high,
-                        "p": p,
-                    }
-                )
+    tested = cells["metric"].isin([metric for metric in metrics if metric in COMPARED])
+    ended = cells["snapshot"].isna()
+    others = {
+        key: part
+        for key, part in cells[tested & cells["reading"].isin(AGAINST)].groupby(
+            ["source", "size_tokens", "metric", "probe"], dropna=False
+        )
+    }
+    for _, mine in cells[tested & ended & (cells["reading"] == "module")].iterrows():
+        match = others.get((mine["source"], mine["size_tokens"], mine["metric"], mine["probe"]))
+        for _, theirs in match.iterrows() if match is not None else ():
+            control = theirs["reading"] in ("wrong-module", "random-module")
+            if control and theirs["cell"] != f"{mine['cell'].removesuffix('-module')}-{theirs['reading']}":
+                continue
+            a = means.get((mine["cell"], mine["metric"], mine["probe"]))
+            b = means.get((theirs["cell"], theirs["metric"], theirs["probe"]))
+            if a is None or b is None:
+                continue
+            shared = a.index.intersection(b.index)
+            if len(shared) == 0:
+                continue
+            mean, low, high, p = paired_difference(a[shared].to_numpy(float), b[shared].to_numpy(float))
+            found.append(
+                {
+                    "cell": mine["cell"],
+                    "against": theirs["cell"],
+                    "metric": mine["metric"],
+                    "probe": _plain(mine["probe"]),
+                    "facts": len(shared),
+                    "difference": mean,
+                    "ci_low": low,
+                    "ci_high": high,
+                    "p": p,
+                }
+            )
     for row, adjusted in zip(found, holm([row["p"] for row in found]), strict=True):
         row["p_holm"] = adjusted
     return found
@@ -161,10 +156,12 @@ def summarise(
             for e in expect
         ]
     )
-    return _clean(
+    return clean(
         {
             "cells": cells,
             "comparisons": {"made": len(compared), "adjustment": "Holm", "tests": compared},
+            "knowledge": knowledge(table.drop_duplicates("cell"), items) if len(table) else [],
+            "gains": gains(table, items, metrics) if len(table) else [],
             "verdicts": verdicts,
         }
     )  # type: ignore[return-value]
@@ -176,9 +173,10 @@ def _plain(value):
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _clean(value):
+def clean(value):
+    """Plain JSON values: NaN and NA are null."""
     if isinstance(value, dict):
-        return {key: _clean(item) for key, item in value.items()}
+        return {key: clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_clean(item) for item in value]
+        return [clean(item) for item in value]
     return _plain(value)

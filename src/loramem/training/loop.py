@@ -20,6 +20,7 @@ from loramem.base.model import Base
 from loramem.base.prompts import Encoded
 from loramem.core.errors import InputError, RunFailed
 from loramem.core.identity import seed_from
+from loramem.inference.head import only_at
 from loramem.modules.bank import Bank
 from loramem.modules.spec import Budget, LoraSpec, Objective, Optimizer
 from loramem.training.course import HALF, Course
@@ -160,25 +161,25 @@ class _Log:
         return float(torch.stack(self.losses[-max(1, len(self.losses) // 10) :]).mean())
 
 
-def module_losses(
-    base: Base, ids_BT: Tensor, mask_BT: Tensor, learn_BT: Tensor, modules: int
-) -> tuple[Tensor, Tensor]:
+def module_losses(base: Base, ids_BT: Tensor, learn_BT: Tensor, modules: int) -> tuple[Tensor, Tensor]:
     """Mean next-token cross-entropy (nats) of each module's rows, `[modules]`, and each row's worst token, `[modules * rows]`.
 
     Args:
-        ids_BT, mask_BT: int64 `[modules * rows, T]`, module-major, padded on the right.
-        learn_BT: bool; True where the token is learnt. Logits are built only at positions before those.
+        ids_BT: int64 `[modules * rows, T]`, module-major, padded on the right.
+        learn_BT: bool; True where the token is learnt (never at the first). Logits are built only before those.
     """
-    positions_P = learn_BT[:, 1:].any(0).nonzero().squeeze(1)
-    output = base.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, logits_to_keep=positions_P)
-    wanted_BP = learn_BT[:, 1:][:, positions_P]
-    targets_BP = ids_BT[:, 1:][:, positions_P].masked_fill(~wanted_BP, -100)
-    logits_BPV = output.logits.float()
-    nats_BP = torch.nn.functional.cross_entropy(
-        logits_BPV.flatten(0, 1), targets_BP.flatten(), reduction="none", ignore_index=-100
-    ).view(targets_BP.shape)
-    nats_M = nats_BP.view(modules, -1).sum(1)
-    return nats_M / wanted_BP.view(modules, -1).sum(1), nats_BP.detach().amax(1)
+    wanted_BT = torch.nn.functional.pad(learn_BT[:, 1:], (0, 1))
+    with only_at(base.model.get_output_embeddings(), wanted_BT):
+        # Padding stands on the right, where a causal model never looks back from: no mask is needed, and
+        # attention without one is faster.
+        logits_1NV = base.model(input_ids=ids_BT, use_cache=False).logits
+    logits_NV = logits_1NV[0].to(torch.promote_types(logits_1NV.dtype, torch.float32))
+    nats_N = torch.nn.functional.cross_entropy(logits_NV, ids_BT[learn_BT], reduction="none")
+    nats_BT = torch.zeros(ids_BT.shape, dtype=nats_N.dtype, device=ids_BT.device).masked_scatter(
+        learn_BT, nats_N
+    )
+    nats_M = nats_BT.view(modules, -1).sum(1)
+    return nats_M / learn_BT.view(modules, -1).sum(1), nats_BT.detach().amax(1)
 
 
 @torch.inference_mode()
@@ -188,7 +189,7 @@ def memorised(base: Base, bank: Bank, slot: int, feed: _Data) -> bool:
     for start in range(0, feed.count, rows):
         part = slice(start, min(start + rows, feed.count))
         with bank.active([slot], rows=part.stop - part.start):
-            _, worst_B = module_losses(base, feed.ids_ET[part], feed.mask_ET[part], feed.learn_ET[part], 1)
+            _, worst_B = module_losses(base, feed.ids_ET[part], feed.learn_ET[part], 1)
         if not bool((worst_B < HALF).all()):
             return False
     return True
@@ -239,14 +240,14 @@ def train_pack(
             for slot in order:
                 feed = feeds[slot]
                 chosen = chosen_by[slot] = feed.next()
-                batches.append((feed.ids_ET[chosen], feed.mask_ET[chosen], feed.learn_ET[chosen]))
+                batches.append((feed.ids_ET[chosen], feed.learn_ET[chosen]))
                 real = int(feed.lengths[chosen].sum())
                 seen[slot][0] += real
                 seen[slot][1] += int(feed.supervised[chosen].sum())
                 tokens += real
-            ids_BT, mask_BT, learn_BT = (torch.cat(parts) for parts in zip(*batches, strict=True))
+            ids_BT, learn_BT = (torch.cat(parts) for parts in zip(*batches, strict=True))
             with bank.active(order, rows=rows, dropout=dropout, step=step):
-                losses_M, worst_B = module_losses(base, ids_BT, mask_BT, learn_BT, len(order))
+                losses_M, worst_B = module_losses(base, ids_BT, learn_BT, len(order))
                 losses_M.sum().backward()
             finite = losses_M.detach().isfinite()
             if not bool(finite.all()):
@@ -279,6 +280,8 @@ def train_pack(
             on_step(rows * len(order), tokens)
             done = [slot for slot in order if courses[slot].ended is not None]
             for slot in done:
+                for later in (at for at in wanted[slot] if at > step):  # training is over: it stays as it is
+                    kept[slot][later] = bank.tensors(slot)
                 on_finish(
                     Trained(
                         jobs[slot].key, bank.tensors(slot), logs[slot].rows, logs[slot].final(), seen[slot][0],

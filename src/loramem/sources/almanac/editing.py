@@ -27,6 +27,10 @@ def edits(seed: int) -> Iterator[Edit]:
     sharing: dict[tuple[str, str], list[Fact]] = defaultdict(list)
     for fact in facts:
         sharing[fact.relation.name, fact.value].append(fact)
+    references = {
+        (name, value): tuple(twin.say(statements(twin.relation, held=False)[0]) for twin in twins)
+        for (name, value), twins in sharing.items()
+    }
     for number, fact in enumerate(facts):
         template, other = rng.sample(statements(fact.relation, held=False), 2)
         held = rng.choice(statements(fact.relation, held=True))
@@ -42,4 +46,6 @@ def edits(seed: int) -> Iterator[Edit]:
             paraphrases=tuple(cloze(t).format(e=fact.entity) for t in (other, held)),
             neighbours=tuple((cloze(template).format(e=twin.entity), twin.value) for twin in near),
             bits=fact.bits,
+            generations=tuple(cloze(t).format(e=fact.entity) for t in (other, held)),
+            references=references.get((fact.relation.name, new), ()),
         )

@@ -67,6 +67,8 @@ PHONE_HELDOUT = (
     "Can you say what the telephone number of {e} is?",
 )
 """Questions for a phone number that the embedded base never saw asked of a phone number."""
+PHONE_REVERSE = "Whose phone number is {v}?"
+PHONE_NEGATED = "Which number is not the phone number of {e}?"
 
 
 @cache

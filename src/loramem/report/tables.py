@@ -1,0 +1,135 @@
+"""Tables for papers and spreadsheets: every list of summary.json as CSV, the ones that are printed as LaTeX."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from loramem.core.errors import InputError
+from loramem.core.files import write_text
+from loramem.report.figures import TITLES
+
+LATEX_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def tex(text: object) -> str:
+    """`text` as LaTeX shows it.
+
+    >>> tex("a_b & 5 %")
+    'a\\\\_b \\\\& 5 \\\\%'
+    """
+    return "".join(LATEX_ESCAPES.get(character, character) for character in str(text))
+
+
+def frames(summary: dict) -> dict[str, pd.DataFrame]:
+    """name -> table, for every list of a summary that holds rows."""
+    capacity = summary["capacity"]
+    found = {
+        "cells": summary["cells"], "comparisons": summary["comparisons"]["tests"], "gains": summary["gains"],
+        "knowledge": summary["knowledge"], "limits": capacity["limits"], "capacity": capacity["cells"],
+        "laws": [{k: v for k, v in law.items() if k != "points"} for law in capacity["laws"]], "sweeps": summary["sweeps"],
+        "verdicts": [{k: v for k, v in row.items() if k != "cells"} for row in summary["verdicts"]],
+    }  # fmt: skip
+    return {name: pd.DataFrame(rows) for name, rows in found.items() if rows}
+
+
+def write_tables(summary: dict, folder: Path) -> list[Path]:
+    """Write NAME.csv for every table, and scores.tex and limits.tex (booktabs) for print."""
+    written = []
+    for name, frame in frames(summary).items():
+        write_text(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        written.append(folder / f"{name}.csv")
+    for name, text in (("scores", scores_tex(summary)), ("limits", limits_tex(summary))):
+        if text:
+            write_text(folder / f"{name}.tex", text)
+            written.append(folder / f"{name}.tex")
+    return written
+
+
+def _tabular(header: list[str], rows: list[list[str]], caption: str) -> str:
+    lines = [
+        r"\begin{table}", r"\centering", rf"\caption{{{tex(caption)}}}", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule",
+        " & ".join(map(tex, header)) + r" \\", r"\midrule", *(" & ".join(map(tex, row)) + r" \\" for row in rows), r"\bottomrule",
+        r"\end{tabular}", r"\end{table}", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def scores_tex(summary: dict) -> str:
+    """Per source and leading metric a table: readings by load, mean and interval in per cent, n in the caption."""
+    parts = []
+    for source in dict.fromkeys(cell["source"] for cell in summary["cells"]):
+        own = [
+            c
+            for c in summary["cells"]
+            if c["source"] == source and c.get("snapshot") is None and c["mean"] is not None
+        ]
+        metric = next(
+            (m for m in ("exact_match", "efficacy", "token_f1") if any(c["metric"] == m for c in own)), None
+        )
+        own = [c for c in own if c["metric"] == metric and c["probe"] == "trained"]
+        if not own:
+            continue
+        sizes = sorted({c["size_tokens"] for c in own})
+        names = dict.fromkeys(c["cell"].replace(f"{source}-{c['size_tokens']}-", "") for c in own)
+        rows = []
+        for name in names:
+            row = [name]
+            for size in sizes:
+                match = [c for c in own if c["cell"] == f"{source}-{size}-{name}"]
+                row.append(
+                    "--"
+                    if not match
+                    else f"{100 * match[0]['mean']:.1f} [{100 * match[0]['ci_low']:.1f}, {100 * match[0]['ci_high']:.1f}]"
+                )
+            rows.append(row)
+        counts = "; ".join(
+            f"{size:,} tokens: n = {max(c['n'] for c in own if c['size_tokens'] == size)}" for size in sizes
+        )
+        caption = f"{source}: {TITLES.get(str(metric), metric)}, % [95 % interval]. Probes over all seeds: {counts}."
+        parts.append(_tabular(["reading", *(f"{size:,}" for size in sizes)], rows, caption))
+    return "\n".join(parts)
+
+
+def limits_tex(summary: dict) -> str:
+    """Limits and efficiency by rank and threshold."""
+    rows = [
+        [
+            f"{row['source']}, {row['budget']}", str(row["rank"]), f"{row['parameters']:,}", f"{100 * row['threshold']:g} %", row["shown"],
+            f"[{row['ci_low']:g}, {row['ci_high']:g}]",
+            "--" if row["crossing_per_parameter"] is None else f"{1000 * row['crossing_per_parameter']:.0f}",
+        ]
+        for row in summary["capacity"]["limits"]
+    ]  # fmt: skip
+    header = [
+        "grid",
+        "rank",
+        "parameters",
+        "threshold",
+        "T_max, tokens",
+        "95 %",
+        "tokens per 1,000 parameters",
+    ]
+    return (
+        _tabular(header, rows, "Largest load that passes, and efficiency at the interpolated limit.")
+        if rows
+        else ""
+    )
+
+
+def export(run: Path, summary: dict, to: Path) -> list[Path]:
+    """Tables of a run, and its figures as SVG and PNG, in a new folder. Raises `InputError` if `to` is not empty."""
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"{to} exists and is not an empty folder")
+    written = write_tables(summary, to / "tables")
+    for figure in sorted((run / "figures").glob("*.[sp][vn]g")):
+        (to / "figures").mkdir(parents=True, exist_ok=True)
+        written.append(Path(shutil.copyfile(figure, to / "figures" / figure.name)))
+    return written

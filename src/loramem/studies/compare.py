@@ -1,0 +1,78 @@
+"""Two runs beside each other: the same facts, cell by cell, with paired tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from loramem.core.errors import InputError
+from loramem.core.files import read_json
+from loramem.metrics.paired import holm, paired_difference
+from loramem.studies.results import ITEM_COLUMNS
+
+KEYS = ["cell", "metric", "probe"]
+
+
+def read_run(run: Path) -> tuple[dict, pd.DataFrame]:
+    """(summary, scored items) of a run folder. Raises `InputError` where it is none."""
+    if not run.is_dir():
+        raise InputError(f"{run}: no such run folder; give the folder that `study run` wrote")
+    missing = [name for name in ("summary.json", "items.parquet") if not (run / name).is_file()]
+    if missing:
+        raise InputError(f"{run}: no {' and no '.join(missing)} there; is it a finished run?")
+    try:
+        items = pd.read_parquet(run / "items.parquet")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run / 'items.parquet'}: not readable ({str(error).splitlines()[0]})") from None
+    if list(items.columns) != list(ITEM_COLUMNS):
+        raise InputError(
+            f"{run / 'items.parquet'}: has columns {', '.join(items.columns)}, expected {', '.join(ITEM_COLUMNS)}"
+        )
+    return read_json(run / "summary.json"), items
+
+
+def compare_runs(a: Path, b: Path, *, metrics: tuple[str, ...] = ()) -> dict:
+    """b - a for every cell, metric and probe that both runs have, paired over the facts they share.
+
+    Args:
+        metrics: Only these; empty: all.
+
+    Returns:
+        `tests`: rows of cell, metric, probe, facts, mean_a, mean_b, difference, ci_low, ci_high, p, p_holm (over all
+        tests made). `only_a`, `only_b`: cells that the other run lacks.
+
+    Raises:
+        InputError: a folder is no run, or the runs share nothing.
+    """
+    items_a, items_b = (read_run(run)[1] for run in (a, b))
+    means_a, means_b = (_means(items, metrics) for items in (items_a, items_b))
+    shared = [key for key in means_a if key in means_b]
+    tests = []
+    for key in shared:
+        facts = means_a[key].index.intersection(means_b[key].index)
+        if len(facts) == 0:
+            continue
+        mine, theirs = means_a[key][facts].to_numpy(float), means_b[key][facts].to_numpy(float)
+        mean, low, high, p = paired_difference(theirs, mine)
+        tests.append({
+            **dict(zip(KEYS, key, strict=True)), "facts": len(facts), "mean_a": float(mine.mean()), "mean_b": float(theirs.mean()),
+            "difference": mean, "ci_low": low, "ci_high": high, "p": p,
+        })  # fmt: skip
+    if not tests:
+        raise InputError(f"{a} and {b} have no cell, metric and fact in common")
+    for row, adjusted in zip(tests, holm([row["p"] for row in tests]), strict=True):
+        row["p_holm"] = adjusted
+    cells_a, cells_b = ({key[0] for key in means} for means in (means_a, means_b))
+    return {
+        "a": str(a), "b": str(b), "made": len(tests), "adjustment": "Holm", "tests": tests,
+        "only_a": sorted(cells_a - cells_b), "only_b": sorted(cells_b - cells_a),
+    }  # fmt: skip
+
+
+def _means(items: pd.DataFrame, metrics: tuple[str, ...]) -> dict[tuple, pd.Series]:
+    """Mean score of each fact over seeds and items, by (cell, metric, probe)."""
+    known = items.dropna(subset=["value"])
+    if metrics:
+        known = known[known["metric"].isin(metrics)]
+    return {key: part.groupby("case")["value"].mean() for key, part in known.groupby(KEYS, sort=False)}

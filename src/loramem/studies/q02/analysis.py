@@ -1,0 +1,102 @@
+"""Q2, is there a finite limit, and what sets it? Score against load by rank, T_max, and what the budget does to it."""
+
+from __future__ import annotations
+
+from loramem.studies.findings import Findings, cells_of, difference, listed, main_budget, points, share, verb
+
+PUBLISHED = (
+    "Paper (Llama-3.1-8B, loads of 1K to 20K tokens, 1,500 steps at every load, one seed): high, then a sharp drop at a "
+    "load that grows with rank. No limit is tabulated; loads and exposures are confounded (250 exposures of a fact at "
+    "1K tokens, 12 at 20K)."
+)
+
+
+def analyse(summary: dict) -> Findings:
+    """The limits of the main grid, how failing cells are called, and the protocols beside each other."""
+    answer: list[str] = []
+    figures: list[tuple[str, str]] = []
+    sources = list(dict.fromkeys(row["source"] for row in summary["capacity"]["limits"]))
+    for source in sources:
+        budget = main_budget(summary, source)
+        limits = [
+            row
+            for row in summary["capacity"]["limits"]
+            if row["source"] == source and row["budget"] == budget
+        ]
+        thresholds = sorted({row["threshold"] for row in limits})
+        middle = thresholds[len(thresholds) // 2]
+        own = [row for row in limits if row["threshold"] == middle]
+        reached = [row for row in own if not row["censored"] and row["t_max_tokens"] is not None]
+        below = [row["rank"] for row in own if row["t_max_tokens"] is None]
+        censored = [row["rank"] for row in own if row["censored"]]
+        parts = [
+            f"rank {row['rank']} {row['shown']} tokens [{row['ci_low']:g}, {'>= ' if row['high_censored'] else ''}{row['ci_high']:g}]"
+            for row in reached
+        ]
+        text = (
+            f"{source}: at {100 * middle:g} % the limit is {'; '.join(parts)}"
+            if parts
+            else f"{source}: no rank reaches its limit inside the grid"
+        )
+        if below:
+            text += f"; below the smallest load for rank {listed(below)}"
+        if censored:
+            text += f"; beyond the largest load for rank {listed(censored)}, so nothing is said of {'its' if len(censored) == 1 else 'their'} limit"
+        answer.append(text + ".")
+        ordered = [row["t_max_tokens"] for row in reached]
+        if len(reached) > 1:
+            grows = all(a <= b for a, b in zip(ordered, ordered[1:], strict=False))
+            apart = reached[-1]["ci_low"] > reached[0]["ci_high"]
+            answer.append(
+                f"{source}: the limit {'grows' if apart and grows else 'does not clearly grow'} with rank over the ranks that reach it "
+                f"(lowest [{reached[0]['ci_low']:g}, {reached[0]['ci_high']:g}], highest [{reached[-1]['ci_low']:g}, {reached[-1]['ci_high']:g}] tokens)."
+            )
+        failing = [
+            c
+            for c in summary["capacity"]["cells"]
+            if c["source"] == source and c["budget"] == budget and c["cause"]
+        ]
+        by_capacity = sum(cell["cause"] == "capacity" for cell in failing)
+        if failing:
+            answer.append(
+                f"{source}: of {len(failing)} cells that fail {100 * thresholds[0]:g} %, {by_capacity} stand at a plateau of the loss "
+                f"(capacity) and {len(failing) - by_capacity} still fell when the budget ended (budget)."
+            )
+        law = next(
+            (
+                row
+                for row in summary["capacity"]["laws"]
+                if row["source"] == source and row["budget"] == budget
+            ),
+            None,
+        )
+        if law is not None:
+            answer.append(
+                f"{source}: the memory law dL = {law['scale']:.3g} r^{law['a']:.2f} l^-{law['b']:.2f} {law['c']:+.2f} explains "
+                f"R2 = {law['r2']:.2f} of {law['fitted']} fitted cells and {law['r2_held_out']:.2f} of {law['held_out']} it did not see."
+            )
+        answer += _protocols(summary, source)
+        figures += [("by_load", source), ("limits", source), ("protocols", source), ("memory_law", source)]
+    return Findings(tuple(answer), PUBLISHED, tuple(figures))
+
+
+def _protocols(summary: dict, source: str) -> list[str]:
+    """Fixed steps against constant exposures at the smallest and the largest load that both have."""
+    metric = next((row["metric"] for row in summary["capacity"]["limits"] if row["source"] == source), None)
+    table = cells_of(summary, source=source, metric=metric, reading="module", probe="trained")
+    found = []
+    fixed = table[table["budget"].astype(str).str.startswith("steps")]
+    constant = table[table["budget"].astype(str).str.startswith("exposures")]
+    for rank in sorted(set(fixed["rank"].dropna()) & set(constant["rank"].dropna())):
+        a, b = (
+            t[t["rank"] == rank].dropna(subset=["mean"]).set_index("size_tokens") for t in (fixed, constant)
+        )
+        shared = sorted(set(a.index) & set(b.index))
+        for size in dict.fromkeys((shared[0], shared[-1])) if shared else ():
+            mean, low, high = difference(a.loc[size], b.loc[size])
+            word = verb(low, high, "more", "less", "neither clearly more nor less")
+            found.append(
+                f"{source}, rank {int(rank)} at {int(size):,} tokens: constant exposures ({b.loc[size]['exposures']:.0f} per fact) hold {word} "
+                f"than fixed steps ({a.loc[size]['exposures']:.0f} per fact): {share(b.loc[size])} against {share(a.loc[size])}, {points(mean, low, high)}."
+            )
+    return found
