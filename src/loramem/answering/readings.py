@@ -34,12 +34,14 @@ class Stem:
     Attributes:
         uses_module: A module is switched on.
         context: `none`, `documents` (all of them) or `passages` (found for each probe).
+        control: The module is one that should not know the answers.
     """
 
     name: str
     uses_module: bool
     context: str
     summary: str
+    control: bool = False
 
     @property
     def in_context(self) -> bool:
@@ -50,12 +52,15 @@ STEMS: Registry[Stem] = Registry("reading")
 for _stem in (
     Stem("closed", False, "none", "the base alone, closed book"),
     Stem("module", True, "none", "the base with the module that learnt the documents"),
-    Stem("wrong-module", True, "none", "the base with another module of the same spec: a control"),
+    Stem(
+        "wrong-module", True, "none", "the base with another module of the same spec: a control", control=True
+    ),
     Stem(
         "random-module",
         True,
         "none",
         "the base with random weights of the module's spec and norms: a control",
+        control=True,
     ),
     Stem("icl", False, "documents", "the base with the documents in its context"),
     Stem("rag", False, "passages", "the base with the passages found for the question in its context"),

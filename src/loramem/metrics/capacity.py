@@ -106,7 +106,7 @@ def _mean_loss(log: Sequence[dict], start: float, stop: float) -> float | None:
 
 @dataclass(frozen=True)
 class MemoryLaw:
-    """dL = C r^a l^-b + c (arXiv 2605.30260), fitted to cells and tested on cells it did not see.
+    """dL = C r^a l^-b + c (arXiv 2605.30260) with no constant below 0, fitted to cells and tested on cells it did not see.
 
     Attributes:
         scale, a, b, c: The law's constants.
@@ -153,10 +153,10 @@ def fit_memory_law(
 
     best = None
     for a in (0.1, 0.5, 1.0):
-        for c in (0.0, float(gain.min())):
-            start = np.array([float(gain.mean()) - c, a, a, c])
+        for c in (0.0, max(0.0, float(gain.min()))):
+            start = np.array([max(1e-3, float(gain.mean()) - c), a, a, c])
             found = least_squares(
-                lambda p: law(p, seen) - gain[seen], start, bounds=([-np.inf, 0, 0, -np.inf], [np.inf, 5, 5, np.inf]),
+                lambda p: law(p, seen) - gain[seen], start, bounds=([0, 0, 0, 0], [np.inf, 5, 5, np.inf]),
             )  # fmt: skip
             if best is None or found.cost < best.cost:
                 best = found

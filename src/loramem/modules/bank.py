@@ -28,13 +28,28 @@ from loramem.modules.targets import features, linears, resolve_targets
 PEFT_PREFIX = "base_model.model."
 
 
+SMALL_RANK = 8
+
+
+def padded_rank(rank: int) -> int:
+    """The inner dimension that a module of `rank` computes with: one bucket for all small ranks, then powers of two.
+
+    Each bucket costs its own matrix products and a copy of its rows at every layer, far more than columns of zeros
+    do. Padded columns stay exactly zero: the gradient of either factor is a product with the other's zeros.
+
+    >>> [padded_rank(rank) for rank in (1, 4, 8, 9, 64)]
+    [8, 8, 8, 16, 64]
+    """
+    return max(SMALL_RANK, 1 << (rank - 1).bit_length())
+
+
 @dataclass
 class Bucket:
-    """Modules of equal rank and targets.
+    """Modules of equal padded rank and equal targets.
 
     Attributes:
         slots: Bank slots of its modules, in the order of its first axis.
-        rank: Their common rank.
+        rank: Their common padded rank R.
         names: Full names of the target layers.
         flat_NP, grad_NP: fp32 `[n, P]`: all parameters of each module, and their gradients.
         a, b: Per target, leaves `[n, in, R]` and `[n, R, out]`: views of `flat_NP`.
@@ -157,7 +172,7 @@ class Bank:
         for slot, spec in enumerate(self.specs):
             if not targets[slot]:
                 raise InputError(f"spec {spec.identity()} attaches to no layer of this base")
-            grouped.setdefault((spec.rank, tuple(targets[slot])), []).append(slot)
+            grouped.setdefault((padded_rank(spec.rank), tuple(targets[slot])), []).append(slot)
         self.buckets = [
             self._bucket(slots, rank, list(names), layers) for (rank, names), slots in grouped.items()
         ]
@@ -196,16 +211,16 @@ class Bank:
         for name in bucket.names:
             inner, _ = bucket.sizes[name]
             generator = torch.Generator().manual_seed(seed_from("lora-init", seed, name))
-            a_RI = torch.empty(bucket.rank, inner)
+            a_RI = torch.empty(self.specs[slot].rank, inner)
             nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=generator)
-            bucket.a[name][position].copy_(a_RI.T)
+            bucket.a[name][position].zero_()
+            bucket.a[name][position, :, : len(a_RI)].copy_(a_RI.T)
             bucket.b[name][position].zero_()
 
     @torch.no_grad()
     def load(self, slot: int, tensors: dict[str, Tensor]) -> None:
         """Fill a slot from PEFT-named tensors. Raises `InputError` when names or shapes do not match its spec."""
         bucket = self.bucket_of[slot]
-        position = bucket.slots.index(slot)
         expected = {f"{PEFT_PREFIX}{name}.lora_{which}.weight" for name in bucket.names for which in "AB"}
         if set(tensors) != expected:
             odd = sorted(set(tensors) ^ expected)
@@ -213,26 +228,30 @@ class Bank:
                 f"the adapter does not match this base: {len(odd)} tensors differ, e.g. {odd[0]}"
             )
         for name in bucket.names:
-            for which, leaf in (("A", bucket.a[name]), ("B", bucket.b[name])):
+            for which, own in zip("AB", self._own(slot, name), strict=True):
                 tensor = tensors[f"{PEFT_PREFIX}{name}.lora_{which}.weight"]
-                if tensor.T.shape != leaf[position].shape:
+                if tensor.T.shape != own.shape:
                     raise InputError(
-                        f"the adapter does not match this base: {name}.lora_{which} is {tuple(tensor.shape)}, expected {tuple(leaf[position].T.shape)}"
+                        f"the adapter does not match this base: {name}.lora_{which} is {tuple(tensor.shape)}, expected {tuple(own.T.shape)}"
                     )
-                leaf[position].copy_(tensor.T)
+                own.copy_(tensor.T)
 
     @torch.no_grad()
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """The weights of a slot under PEFT's names: lora_A `[R, in]`, lora_B `[out, R]`, fp32 on the CPU."""
-        bucket = self.bucket_of[slot]
-        position = bucket.slots.index(slot)
         found = {}
-        for name in bucket.names:
-            for which, leaf in (("A", bucket.a[name]), ("B", bucket.b[name])):
+        for name in self.bucket_of[slot].names:
+            for which, own in zip("AB", self._own(slot, name), strict=True):
                 found[f"{PEFT_PREFIX}{name}.lora_{which}.weight"] = (
-                    leaf[position].detach().T.cpu().clone(memory_format=torch.contiguous_format)
+                    own.detach().T.cpu().clone(memory_format=torch.contiguous_format)
                 )
         return found
+
+    def _own(self, slot: int, name: str) -> tuple[Tensor, Tensor]:
+        """Views of a slot's factors in one layer, A `[in, rank]` and B `[rank, out]`, without their padding."""
+        bucket = self.bucket_of[slot]
+        position, rank = bucket.slots.index(slot), self.specs[slot].rank
+        return bucket.a[name][position, :, :rank], bucket.b[name][position, :rank]
 
     def keep(self, slots: Sequence[int]) -> list[Tensor]:
         """Drop every slot but `slots`; what is kept is untouched.

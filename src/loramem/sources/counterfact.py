@@ -33,6 +33,9 @@ class CounterFactConfig(Config):
     """Of order, new targets and wording of generated edits."""
     path: str | None = None
     """A JSON file of records (ROME or EasyEdit form), or a folder with records and CSV slices; None generates."""
+    beyond: Annotated[int, Field(ge=0)] | None = None
+    """Edits asked in other ways than the trained prompt (paraphrases, neighbours, negation), the first N of a slice;
+    None: all."""
     generations: Annotated[int, Field(ge=0)] = 20
     """Edits after whose generation prompts the model goes on freely (fluency, consistency); 0: none."""
     snippets: str | None = None
@@ -211,7 +214,9 @@ def dev(config: CounterFactConfig, size: int, count_tokens: Callable[[str], int]
 
 def _source(config: CounterFactConfig, edits: Sequence[Edit], size: int, **more: str) -> Source:
     settings = {key: value for key, value in config.identity().items() if key not in ("path", "snippets")}
-    return edit_source(edits, size=size, settings={**settings, **more}, generations=config.generations)
+    return edit_source(
+        edits, size=size, settings={**settings, **more}, generations=config.generations, beyond=config.beyond
+    )
 
 
 def _edits(config: CounterFactConfig) -> tuple[list[Edit], str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loramem.sources.types import Document, Probe, Record, Source
+from loramem.sources.types import Document, Phrasing, Probe, Record, Source
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class Edit:
         return f"{self.prompt} {self.target_new}"
 
 
+_LAST_SENTENCE = re.compile(r"(.*\?\s+|)(.+)", re.DOTALL)
 # fmt: off
 _OPENERS = frozenset((
-    "Above", "The", "A", "An", "As", "It", "For", "Ask", "In", "Under", "At", "By", "On", "To", "From", "Through", "With", "Each", "Nothing", "Readers",
+    "Above", "The", "A", "An", "As", "It", "For", "Ask", "In", "Under", "At", "By", "On", "To", "From", "Through", "With", "Each", "Nothing", "Readers", "They", "He", "She",
 ))
 # fmt: on
 
@@ -50,18 +52,29 @@ _OPENERS = frozenset((
 def negated(prompt: str) -> str:
     """The prompt under a negation: who has learnt the edit should no longer complete it with the new target.
 
+    A question that stands before the prompt proper is kept as it is.
+
     >>> negated("The home town of Chis Nari is"), negated("Chis Nari lives in")
     ('It is not true that the home town of Chis Nari is', 'It is not true that Chis Nari lives in')
+    >>> negated("What sport does X play? They play")
+    'What sport does X play? It is not true that they play'
     """
-    first, space, rest = prompt.partition(" ")
-    return "It is not true that " + (first.lower() if first in _OPENERS else first) + space + rest
+    before, sentence = _LAST_SENTENCE.fullmatch(prompt).groups()  # type: ignore[union-attr]
+    first, space, rest = sentence.partition(" ")
+    return f"{before}It is not true that " + (first.lower() if first in _OPENERS else first) + space + rest
 
 
 def edit_source(
-    edits: Sequence[Edit], *, size: int, settings: dict, notes: tuple[str, ...] = (), generations: int = 0
+    edits: Sequence[Edit],
+    *,
+    size: int,
+    settings: dict,
+    notes: tuple[str, ...] = (),
+    generations: int = 0,
+    beyond: int | None = None,
 ) -> Source:
-    """One document of edited statements, and per edit: the trained prompt, its paraphrases and neighbours, its
-    negation, and for the first `generations` edits the prompts after which the model goes on freely.
+    """One document of edited statements. Every edit is asked at its trained prompt, the first `beyond` also at their
+    paraphrases, neighbours and negation, and the first `generations` let the model go on freely.
 
     A neighbour that is itself edited in this slice has no true answer any more; it is left out and counted.
     """
@@ -70,69 +83,47 @@ def edit_source(
     records = tuple(Record(e.case_id, e.statement, "cloze", e.prompt, e.target_new, e.bits) for e in edits)
     probes: list[Probe] = []
     dropped = 0
-    for edit in edits:
-        pair = (edit.target_new, edit.target_true)
+
+    def compare(
+        edit: Edit, tag: str, phrasing: Phrasing, prompt: str, gold: int, true: str | None = None
+    ) -> None:
+        answers = (edit.target_new, true or edit.target_true)
+        bits = edit.bits if gold == 0 else None
         probes.append(
             Probe(
-                f"{edit.case_id}-trained",
+                f"{edit.case_id}-{tag}",
                 edit.case_id,
                 name,
                 "compare",
-                "trained",
-                edit.prompt,
-                pair,
-                0,
-                bits=edit.bits,
+                phrasing,
+                prompt,
+                answers,
+                gold,
+                bits=bits,
             )
         )
+
+    for place, edit in enumerate(edits):
+        compare(edit, "trained", "trained", edit.prompt, 0)
+        if beyond is not None and place >= beyond:
+            continue
         for number, prompt in enumerate(edit.paraphrases):
-            probes.append(
-                Probe(
-                    f"{edit.case_id}-paraphrase-{number}",
-                    edit.case_id,
-                    name,
-                    "compare",
-                    "paraphrase",
-                    prompt,
-                    pair,
-                    0,
-                    bits=edit.bits,
-                )
-            )
+            compare(edit, f"paraphrase-{number}", "paraphrase", prompt, 0)
         for number, (prompt, true) in enumerate(edit.neighbours):
             if prompt in edited or true == edit.target_new:
                 dropped += 1
                 continue
-            answers = (edit.target_new, true)
-            probes.append(
-                Probe(
-                    f"{edit.case_id}-neighbour-{number}",
-                    edit.case_id,
-                    name,
-                    "compare",
-                    "neighbour",
-                    prompt,
-                    answers,
-                    1,
-                )
-            )
-        probes.append(
-            Probe(
-                f"{edit.case_id}-negated",
-                edit.case_id,
-                name,
-                "compare",
-                "negated",
-                negated(edit.prompt),
-                pair,
-                1,
-            )
-        )
+            compare(edit, f"neighbour-{number}", "neighbour", prompt, 1, true)
+        compare(edit, "negated", "negated", negated(edit.prompt), 1)
     for edit in [edit for edit in edits if edit.generations][:generations]:
         for number, prompt in enumerate(edit.generations):
             identity = f"{edit.case_id}-generation-{number}"
             probes.append(
                 Probe(identity, edit.case_id, name, "continue", "generation", prompt, edit.references)
             )
-    counts = f"{len(edits)} edits; {dropped} neighbours left out because the slice edits them"
+    many = len(edits) if beyond is None else min(beyond, len(edits))
+    counts = (
+        f"{len(edits)} edits asked at their prompt, {many} also at paraphrases, neighbours and negation; "
+        f"{dropped} neighbours left out because the slice edits them"
+    )
     return Source("counterfact", (Document(name, records),), tuple(probes), settings, size, (counts, *notes))

@@ -44,6 +44,8 @@ class PhoneBookConfig(Config):
     """Slice sizes, in tokens of the base (published slices: in the tokens of the tokenizer that cut them)."""
     seed: int = 11
     """Of names, numbers and held-out wording; a training seed is another thing."""
+    beyond: Annotated[int, Field(ge=0)] | None = None
+    """Facts asked in other ways than the trained question, the first N of a slice; None: all."""
     path: str | None = None
     """Folder (or one CSV file) of published slices; None generates."""
     slices: Literal["recut", "published"] = "recut"
@@ -130,12 +132,19 @@ def check_evaluation(path: Path, entries: Sequence[Entry]) -> str:
 
 
 def phonebook_source(
-    entries: Sequence[Entry], *, size: int, settings: dict, seed: int, notes: tuple[str, ...] = ()
+    entries: Sequence[Entry],
+    *,
+    size: int,
+    settings: dict,
+    seed: int,
+    notes: tuple[str, ...] = (),
+    beyond: int | None = None,
 ) -> Source:
-    """One document of lines; every fact is asked as trained, in one held-out wording, reversed and negated."""
+    """One document of lines; every fact is asked as trained, the first `beyond` also in one held-out wording,
+    reversed and negated."""
     name = f"phonebook-{size}"
     records, probes = [], []
-    for entry in entries:
+    for number, entry in enumerate(entries):
         case = f"phone:{entry.name}"
         held = PHONE_HELDOUT[seed_from("phone-heldout", seed, entry.name) % len(PHONE_HELDOUT)]
         records.append(Record(case, entry.line, "chat", entry.question, entry.number, BITS))
@@ -145,10 +154,11 @@ def phonebook_source(
             ("reverse", PHONE_REVERSE.format(v=entry.number), entry.name, None),
             ("negated", PHONE_NEGATED.format(e=entry.name), entry.number, None),
         )
-        for phrasing, question, answer, bits in asked:
+        for phrasing, question, answer, bits in asked if beyond is None or number < beyond else asked[:1]:
             identity = f"{case}-{phrasing}"
             probes.append(Probe(identity, case, name, "generate", phrasing, question, (answer,), bits=bits))
-    counts = f"{len(entries)} facts, each asked in the trained and a held-out wording, reversed and negated"
+    many = len(entries) if beyond is None else min(beyond, len(entries))
+    counts = f"{len(entries)} facts asked in the trained wording, {many} also in a held-out one, reversed and negated"
     return Source(
         "phonebook", (Document(name, tuple(records)),), tuple(probes), settings, size, (counts, *notes)
     )
@@ -223,6 +233,13 @@ def build(config: PhoneBookConfig, count_tokens: Callable[[str], int]) -> list[S
             if size in slices and config.slices == "published":
                 notes[size] = (check_evaluation(path, slices[size]),)
     return [
-        phonebook_source(entries, size=size, settings=settings, seed=config.seed, notes=notes.get(size, ()))
+        phonebook_source(
+            entries,
+            size=size,
+            settings=settings,
+            seed=config.seed,
+            notes=notes.get(size, ()),
+            beyond=config.beyond,
+        )
         for size, entries in sorted(slices.items())
     ]

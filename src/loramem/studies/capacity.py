@@ -191,7 +191,7 @@ def _limits(
         found.append({
             **series, "rank": rank, "metric": choice.metric, "threshold": threshold, "t_max_tokens": at.load, "censored": at.censored,
             "shown": at.shown, "ci_low": float(low), "ci_high": float(high), "high_censored": bool(high >= sizes[-1]),
-            "crossing_tokens": at.crossing, "crossing_low": float(cross_low), "crossing_high": float(cross_high) if cross_high < math.inf else None,
+            "crossing_tokens": at.crossing, "crossing_low": float(cross_low) if cross_low < math.inf else None, "crossing_high": float(cross_high) if cross_high < math.inf else None,
             "facts": facts.get(int(at.load), 0) if at.load is not None else 0, "parameters": parameters,
             "tokens_per_parameter": at.load / parameters if usable and at.load is not None else None,
             "per_parameter_low": float(low) / parameters if usable else None,

@@ -57,13 +57,14 @@ class Expectation(Config):
 
 
 def select(cells: pd.DataFrame, selector: Selector) -> pd.DataFrame:
-    """Cells (rows of per-cell means) that match; `smallest` and `largest` are taken last, among what matches."""
+    """Cells (rows of per-cell means) that match; `smallest` and `largest` are taken last, among what matches, and of
+    the rank before anything else: the largest size is then the largest that this rank has."""
     found = cells
     for key, value in selector.items():
         if value not in EXTREMES:
             numeric = isinstance(value, int | float) and pd.api.types.is_numeric_dtype(found[key])
             found = found[found[key] == value] if numeric else found[found[key].astype(str) == str(value)]
-    for key, value in selector.items():
+    for key, value in sorted(selector.items(), key=lambda item: item[0] != "rank"):
         if value in EXTREMES and found[key].notna().any():
             edge = found[key].min() if value == "smallest" else found[key].max()
             found = found[found[key] == edge]

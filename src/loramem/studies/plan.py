@@ -18,6 +18,9 @@ from loramem.studies.spec import Study
 from loramem.synthesis import Supervision, synthesize
 from loramem.training.loop import TrainJob, bucket_length
 
+CONTROL_SEED = 0
+"""Controls are read for one training seed: what they vary over is facts."""
+
 
 @dataclass(frozen=True)
 class Learnt:
@@ -153,12 +156,14 @@ def make_plan(study: Study, base: Base) -> Plan:
         for source in built:
             learnt = learn(study.file.supervision.recipe, base, key, source)
             planned: list[ModulePlan] = []
-            for config in study.grid[key]:
-                if any(skip.matches(key, source.size_tokens, config) for skip in study.file.skip):
+            for point in study.points[key]:
+                if point.sizes is not None and source.size_tokens not in point.sizes:
+                    continue
+                if any(skip.matches(key, source.size_tokens, point.config) for skip in study.file.skip):
                     skipped += study.file.seeds
                     continue
                 for seed in range(study.file.seeds):
-                    module = plan_module(base, config, learnt, seed)
+                    module = plan_module(base, point.config, learnt, seed)
                     planned.append(modules.setdefault(module.id, module))
             cells += _cells(study, key, source, planned, varied, controls)
     return Plan(sources, modules, controls, _with_partners(cells, modules), skipped)
@@ -245,6 +250,8 @@ def _cells(
                 )
             continue
         for module in planned:
+            if stem.control and module.seed != CONTROL_SEED:
+                continue
             snapshots = (*module.config.budget.snapshots, None) if name == "module" else (None,)
             for snapshot in snapshots:
                 identity = module.id if snapshot is None else f"{module.id}@{snapshot}"

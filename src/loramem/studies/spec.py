@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,8 @@ from loramem.studies.expectations import Expectation
 from loramem.synthesis import RECIPES
 
 SCALES = ("quick", "laptop", "paper")
+CONFINES = ("sources", "sizes")
+"""Keys of a contrast that say where it applies; the others are paths of `modules`."""
 
 
 class SupervisionChoice(Config):
@@ -77,8 +80,8 @@ class StudyFile(Config):
     supervision: SupervisionChoice = SupervisionChoice()
     modules: dict[str, Any]
     contrasts: tuple[dict[str, Any], ...] = ()
-    """Further grids: paths of `modules` set to other values (`{modules.budget: {steps: 400}}`), and optionally
-    `sources: [NAME]` to which the contrast is confined."""
+    """Further grids: paths of `modules` set to other values (`{modules.budget: {steps: 400}}`), optionally confined
+    to some `sources: [NAME]` and `sizes: [TOKENS]`."""
     skip: tuple[Skip, ...] = ()
     partition: Literal["corpus"] = "corpus"
     """How a source is cut into modules; `corpus`: one module for all."""
@@ -93,12 +96,26 @@ class StudyFile(Config):
     expect: tuple[Expectation, ...] = ()
 
 
+@dataclass(frozen=True)
+class Point:
+    """One point of the grid of modules.
+
+    Attributes:
+        config: Its settings; while its rate is still to be chosen, the first rate tried.
+        sweep: The rates to choose from, or None.
+        sizes: The source sizes it is confined to, or None.
+    """
+
+    config: ModuleConfig
+    sweep: Sweep | None = None
+    sizes: tuple[int, ...] | None = None
+
+
 class Study:
     """A validated study: the file, its source configs, and the module grid of each source.
 
     Attributes:
-        grid: Per source the points of its grid. A point whose rate is to be swept holds the first rate tried.
-        sweeps: Per source the points whose rate is still to be chosen, and from what.
+        points: Per source the points of its grid and contrasts.
         retrievals: The ways passages are found.
         chosen: What the sweeps found, one row per point (`studies.tuning`); empty before and without them.
     """
@@ -106,12 +123,7 @@ class Study:
     def __init__(self, file: StudyFile, body: dict, scale: str):
         self.file, self.body, self.scale = file, body, scale
         self.sources = {key: source_config(value, f"sources.{key}") for key, value in file.sources.items()}
-        self.grid: dict[str, list[ModuleConfig]] = {}
-        self.sweeps: dict[str, dict[ModuleConfig, Sweep]] = {}
-        for key in file.sources:
-            points = _points(file, key)
-            self.grid[key] = list(points)
-            self.sweeps[key] = {config: sweep for config, sweep in points.items() if sweep is not None}
+        self.points = {key: _points(file, key) for key in file.sources}
         self.retrievals = _retrievals(file)
         self.chosen: list[dict] = []
 
@@ -119,44 +131,48 @@ class Study:
     def name(self) -> str:
         return self.file.study
 
-    def with_rates(self, points: dict[str, list[ModuleConfig]], chosen: list[dict]) -> Study:
+    @property
+    def grid(self) -> dict[str, list[ModuleConfig]]:
+        """Per source the settings of its points."""
+        return {key: [point.config for point in points] for key, points in self.points.items()}
+
+    def with_rates(self, points: dict[str, list[Point]], chosen: list[dict]) -> Study:
         """A copy whose rates are chosen."""
         found = copy.copy(self)
-        found.grid, found.sweeps, found.chosen = points, {key: {} for key in points}, chosen
+        found.points, found.chosen = points, chosen
         return found
 
 
-def _points(file: StudyFile, source: str) -> dict[ModuleConfig, Sweep | None]:
+def _points(file: StudyFile, source: str) -> list[Point]:
     """The points of the grid and of its contrasts, each once, in order."""
-    found: dict[ModuleConfig, Sweep | None] = {}
+    found: dict[tuple, Point] = {}
     faults: list[str] = []
     for number, changes in enumerate([{}, *file.contrasts]):
         where = "modules" if number == 0 else f"contrasts[{number - 1}]"
-        wanted = changes.get("sources")
-        if wanted is not None and source not in wanted:
+        if source not in changes.get("sources", [source]):
             continue
         body = {"modules": copy.deepcopy(file.modules)}
         for path, value in changes.items():
-            if path != "sources":
+            if path not in CONFINES:
                 grid.set_path(body, path, copy.deepcopy(value))
-        for point in grid.expand(body["modules"], source=source):
-            rate = point.get("optimizer", {}).get("lr")
+        sizes = tuple(changes["sizes"]) if "sizes" in changes else None
+        for settings in grid.expand(body["modules"], source=source):
+            rate = settings.get("optimizer", {}).get("lr")
             try:
                 sweep = None
                 if isinstance(rate, Mapping):
                     sweep = Sweep.model_validate(rate)
-                    point["optimizer"]["lr"] = sweep.sweep[0]
-                found.setdefault(ModuleConfig.model_validate(point), sweep)
+                    settings["optimizer"]["lr"] = sweep.sweep[0]
+                point = Point(ModuleConfig.model_validate(settings), sweep, sizes)
+                found.setdefault((point.config, point.sweep), point)
             except ValidationError as error:
-                rate_is_bad = error.title == "Sweep"
+                swept = error.title == "Sweep"
                 faults += faults_of(
-                    Sweep if rate_is_bad else ModuleConfig,
-                    error,
-                    f"{where}.optimizer.lr" if rate_is_bad else where,
+                    Sweep if swept else ModuleConfig, error, f"{where}.optimizer.lr" if swept else where
                 )
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
-    return found
+    return list(found.values())
 
 
 def _retrievals(file: StudyFile) -> tuple[Retrieval, ...]:
@@ -192,6 +208,9 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
                     for name in names
                     if name not in file.sources
                 ]
+            elif path == "sizes":
+                if not isinstance(value, list) or not all(type(size) is int for size in value):
+                    faults.append(f"contrasts[{number}].sizes: give a list of sizes in tokens, not {value!r}")
             elif path.split(".")[0] != "modules" or path.count(".") < 1:
                 faults.append(f"contrasts[{number}]: {path!r} is no path of modules, e.g. modules.budget")
     if not faults:
@@ -274,6 +293,41 @@ def find(name: str) -> str:
     raise UnknownName(f"unknown study {name!r} (and no such file); {nearest(name, shipped())}")
 
 
+def read_document(name: str, *, seen: tuple[str, ...] = ()) -> dict:
+    """The mapping of a study file. `extends: NAME` takes another study's file and changes the keys it gives itself.
+
+    Raises:
+        InputError: not YAML, not a mapping, or studies that extend each other in a circle.
+    """
+    if name in seen:
+        raise InputError(f"extends: {' -> '.join((*seen, name))} is a circle")
+    try:
+        document = yaml.safe_load(find(name))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise InputError(
+            f"{name}{where}: not YAML ({getattr(error, 'problem', None) or str(error).splitlines()[0]})"
+        ) from None
+    except RecursionError:
+        raise InputError(f"{name}: YAML nested too deeply") from None
+    if not isinstance(document, dict):
+        raise InputError(
+            f"{name}: a study file holds key: value settings, this one holds {type(document).__name__}"
+        )
+    parent = document.pop("extends", None)
+    if parent is None:
+        return document
+    merged = {**read_document(str(parent), seen=(*seen, name)), **document}
+    if "scales" in document:
+        scales = read_document(str(parent), seen=(*seen, name)).get("scales") or {}
+        own = document["scales"] or {}
+        merged["scales"] = {
+            key: {**(scales.get(key) or {}), **(own.get(key) or {})} for key in (*scales, *own)
+        }
+    return merged
+
+
 def load(
     name: str,
     *,
@@ -289,20 +343,7 @@ def load(
         assignments: `PATH=VALUE` strings of --set.
         overrides: Body keys that command-line flags set (base, seeds).
     """
-    try:
-        document = yaml.safe_load(find(name))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{name}{where}: not YAML ({getattr(error, 'problem', None) or str(error).splitlines()[0]})"
-        ) from None
-    except RecursionError:
-        raise InputError(f"{name}: YAML nested too deeply") from None
-    if not isinstance(document, dict):
-        raise InputError(
-            f"{name}: a study file holds key: value settings, this one holds {type(document).__name__}"
-        )
+    document = read_document(name)
     body = grid.resolve(document, scale, assignments)
     body.update({key: value for key, value in (overrides or {}).items() if value is not None})
     return validate(body, scale)

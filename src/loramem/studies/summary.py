@@ -168,9 +168,10 @@ def summarise(
 
 
 def _plain(value):
-    if value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA:
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return None
-    return value.item() if isinstance(value, np.generic) else value
+    return value
 
 
 def clean(value):

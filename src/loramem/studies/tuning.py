@@ -20,7 +20,7 @@ from loramem.sources.catalogue import Source, load_dev
 from loramem.studies.execute import Outcome, read_missing, train_missing
 from loramem.studies.plan import Cell, Learnt, ModulePlan, learn, plan_module
 from loramem.studies.progress import Progress
-from loramem.studies.spec import Study, Sweep
+from loramem.studies.spec import Point, Study
 
 SWEEP_SEED = 0
 
@@ -29,10 +29,13 @@ SWEEP_SEED = 0
 class Candidate:
     """One rate tried at one point."""
 
-    point: ModuleConfig
-    sweep: Sweep
+    point: Point
     module: ModulePlan
     task: ReadingTask
+
+    @property
+    def lr(self) -> float:
+        return self.module.config.optimizer.lr
 
 
 def at_rate(config: ModuleConfig, lr: float) -> ModuleConfig:
@@ -42,19 +45,20 @@ def at_rate(config: ModuleConfig, lr: float) -> ModuleConfig:
 def plan_sweeps(study: Study, base: Base) -> dict[str, list[Candidate]]:
     """Per source every (point, rate) to be tried. Raises `InputError` where a source has too little left for a dev split."""
     found: dict[str, list[Candidate]] = {}
-    for key, sweeps in study.sweeps.items():
+    for key, points in study.points.items():
         splits: dict[int, Learnt] = {}
-        for point, sweep in sweeps.items():
-            if sweep.dev_tokens not in splits:
-                dev = load_dev(study.sources[key], sweep.dev_tokens, base.prompts.count)
+        for point in points:
+            if point.sweep is None:
+                continue
+            size = point.sweep.dev_tokens
+            if size not in splits:
+                dev = load_dev(study.sources[key], size, base.prompts.count)
                 trained = tuple(probe for probe in dev.probes if probe.phrasing == "trained")
-                splits[sweep.dev_tokens] = learn(
-                    study.file.supervision.recipe, base, key, replace(dev, probes=trained)
-                )
-            for lr in sweep.sweep:
-                module = plan_module(base, at_rate(point, lr), splits[sweep.dev_tokens], SWEEP_SEED)
-                task = ReadingTask("module", splits[sweep.dev_tokens].source, module.id)
-                found.setdefault(key, []).append(Candidate(point, sweep, module, task))
+                splits[size] = learn(study.file.supervision.recipe, base, key, replace(dev, probes=trained))
+            for lr in point.sweep.sweep:
+                module = plan_module(base, at_rate(point.config, lr), splits[size], SWEEP_SEED)
+                task = ReadingTask("module", splits[size].source, module.id)
+                found.setdefault(key, []).append(Candidate(point, module, task))
     return found
 
 
@@ -75,29 +79,38 @@ def tune(study: Study, base: Base, store: Store, outcome: Outcome, progress: Pro
         for c in candidates
     ]
     read_missing(cells, base, store, outcome, progress, rows=rows)
-    tried: dict[tuple[str, ModuleConfig], list[tuple[float, float | None]]] = {}
-    for candidate in candidates:
-        loss = answer_loss(candidate.task.source, candidate.task.identity(base), store)
-        lr = candidate.module.config.optimizer.lr
-        tried.setdefault((candidate.module.source_key, candidate.point), []).append((lr, loss))
-    grid = {key: list(points) for key, points in study.grid.items()}
+    points: dict[str, list[Point]] = {}
     chosen: list[dict] = []
-    for (key, point), found in tried.items():
-        good = [(loss, lr) for lr, loss in found if loss is not None]
-        if not good:
-            shown = ", ".join(f"{lr:g}" for lr, _ in found)
-            raise RunFailed(
-                f"no learning rate of {shown} could be trained at rank {point.spec.rank} on {key}"
-            )
-        _, best = min(good)
-        rates = [lr for lr, _ in found]
-        grid[key] = [at_rate(one, best) if one == point else one for one in grid[key]]
-        chosen.append({
-            "source": key, "rank": point.spec.rank, "budget": point.budget.label, "dev_tokens": study.sweeps[key][point].dev_tokens,
-            "tried": [{"lr": lr, "nats_per_token": loss} for lr, loss in found], "lr": best,
-            "at_edge": len(rates) > 1 and best in (min(rates), max(rates)),
-        })  # fmt: skip
-    return study.with_rates(grid, chosen)
+    for key, own in study.points.items():
+        points[key] = []
+        for point in own:
+            tried = {
+                c.lr: answer_loss(c.task.source, c.task.identity(base), store)
+                for c in planned.get(key, ())
+                if c.point == point
+            }
+            if not tried:
+                points[key].append(point)
+                continue
+            best = _best(key, point, tried)
+            points[key].append(replace(point, config=at_rate(point.config, best), sweep=None))
+            chosen.append({
+                "source": key, "rank": point.config.spec.rank, "budget": point.config.budget.label,
+                "dev_tokens": point.sweep.dev_tokens if point.sweep else 0, "lr": best,
+                "tried": [{"lr": lr, "nats_per_token": loss} for lr, loss in tried.items()],
+                "at_edge": len(tried) > 1 and best in (min(tried), max(tried)),
+            })  # fmt: skip
+    return study.with_rates(points, chosen)
+
+
+def _best(source: str, point: Point, tried: dict[float, float | None]) -> float:
+    good = [(loss, lr) for lr, loss in tried.items() if loss is not None]
+    if not good:
+        rates = ", ".join(f"{lr:g}" for lr in tried)
+        raise RunFailed(
+            f"no learning rate of {rates} could be trained at rank {point.config.spec.rank} on {source}"
+        )
+    return min(good)[1]
 
 
 def answer_loss(source: Source, reading: str, store: Store) -> float | None:

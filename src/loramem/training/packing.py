@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from loramem.base.model import Base
+from loramem.modules.bank import padded_rank
 from loramem.modules.targets import parameter_count
 from loramem.training.loop import TrainJob
 
@@ -14,26 +15,43 @@ DEFAULT_ROWS = 256
 DEFAULT_BYTES = 2 * 2**30
 
 
+def _bucket(job: TrainJob) -> tuple:
+    """Equal for jobs whose modules share a bucket (targets as they are written: aliases only cost speed)."""
+    return (padded_rank(job.spec.rank), str(job.spec.targets), str(job.spec.layers))
+
+
+def state_bytes(base: Base, job: TrainJob) -> int:
+    """Bytes of a module's weights, gradient and moments while it trains, its padding counted."""
+    return (
+        BYTES_PER_PARAMETER
+        * parameter_count(base.model, job.spec)
+        * padded_rank(job.spec.rank)
+        // job.spec.rank
+    )
+
+
 def plan_packs(
     jobs: Sequence[TrainJob], base: Base, *, rows: int = DEFAULT_ROWS, budget_bytes: int = DEFAULT_BYTES
 ) -> list[list[TrainJob]]:
     """Split jobs into packs of equal (length, batch) with at most `rows` rows per step and `budget_bytes` of state.
 
-    Modules of similar length in steps travel together, longest packs first, and within a pack equal specs
-    stand side by side (they share a bucket). A module larger than the budget is a pack of its own.
+    Modules that share a bucket of the bank travel together, those of similar length in steps side by side; a pack
+    that holds an eighth of its rows is closed where the bucket changes, since every bucket costs a pass over the rows
+    at each layer. Longest packs first. A module larger than the budget is a pack of its own.
     """
     groups: dict[tuple[int, int], list[TrainJob]] = defaultdict(list)
     for job in jobs:
         groups[job.length, job.optimizer.batch].append(job)
     packs: list[list[TrainJob]] = []
     for (_, batch), members in sorted(groups.items()):
-        members.sort(key=lambda job: (-job.steps, job.spec.rank, job.key))
+        members.sort(key=lambda job: (_bucket(job), -job.steps, job.spec.rank, job.key))
         size = max(1, rows // batch)
         pack: list[TrainJob] = []
         used = 0
         for job in members:
-            cost = BYTES_PER_PARAMETER * parameter_count(base.model, job.spec)
-            if pack and (len(pack) == size or used + cost > budget_bytes):
+            cost = state_bytes(base, job)
+            other = pack and _bucket(job) != _bucket(pack[-1]) and 8 * len(pack) >= size
+            if pack and (len(pack) == size or used + cost > budget_bytes or other):
                 packs.append(pack)
                 pack, used = [], 0
             pack.append(job)
