@@ -63,7 +63,7 @@ def plan(job: dict) -> dict:
                 "spec": one.spec.model_dump(mode="json"), "objective": one.objective.model_dump(mode="json"),
                 "optimizer": one.optimizer.model_dump(mode="json"), "steps": one.steps, "length": one.length,
                 "seed": one.seed, "targets": resolve_targets(base.model, one.spec),
-                "examples": [[e.form, e.prompt, e.answer] for e in cell.module.supervision.examples],
+                "examples": [[e.form, e.prompt, e.answer] for e in cell.module.learnt.supervision.examples],
             }  # fmt: skip
         path = Path(job["folder"]) / f"{found['name']}.json"
         path.write_text(json.dumps(found), encoding="utf-8")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from loramem.base import Base, load_base
+from loramem.cli import main
 from tiny import FAMILIES, make_checkpoint
 
 torch.set_num_threads(1)
@@ -40,3 +42,21 @@ def shared_data() -> Path:
     if not where.is_dir():
         pytest.skip(f"no published files at {where}; set LORAMEM_SHARED_DATA to test on them")
     return where
+
+
+@pytest.fixture
+def loramem(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loramem", *map(str, arguments)])
+        monkeypatch.setenv("LORAMEM_STORE", str(tmp_path / "store"))
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -12,8 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from loramem.cli import main
-from loramem.studies.results import COLUMNS
+from loramem.studies.results import COLUMNS, ITEM_COLUMNS
 from tiny import FAMILIES
 
 SMALL = [
@@ -21,24 +20,6 @@ SMALL = [
     "--set", "modules.optimizer.batch=4", "--set", "sources.phonebook.sizes=[100,200]", "--set", "sources.counterfact.sizes=[100]",
     "--set", "modules.budget={steps: 3}",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def loramem(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["loramem", *map(str, arguments)])
-        monkeypatch.setenv("LORAMEM_STORE", str(tmp_path / "store"))
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -53,17 +34,25 @@ def test_a_study_runs_on_every_family_and_again_from_the_store(loramem, checkpoi
         "plan.json",
         "log.jsonl",
         "results.parquet",
+        "items.parquet",
         "summary.json",
         "report.html",
         "figures",
+        "tables",
     }
     rows = pd.read_parquet(out / "results.parquet")
     assert list(rows.columns) == list(COLUMNS)
     assert (
         set(rows["reading"]) == {"closed", "module", "wrong-module", "icl"} and (rows["n_failed"] == 0).all()
     )
-    assert set(rows.loc[rows["source"] == "phonebook", "probe"]) == {"trained", "heldout"}
+    assert set(rows.loc[rows["source"] == "phonebook", "probe"]) == {"trained", "heldout", "reverse"}
     assert rows["value"].notna().all()
+    modules = rows[rows["reading"] == "module"]
+    assert (modules["budget"] == "steps=3").all() and (modules["ended"] == "steps").all()
+    assert modules["snapshot"].isna().all() and rows["retriever"].isna().all()
+    items = pd.read_parquet(out / "items.parquet")
+    assert list(items.columns) == list(ITEM_COLUMNS) and set(items["cell"]) == set(rows["cell"])
+    assert {"cells.csv", "comparisons.csv", "scores.tex"} <= {p.name for p in (out / "tables").iterdir()}
     before = json.loads((out / "summary.json").read_text())
     code, said, _ = loramem(
         "study", "run", "quick", "--base", checkpoints[family], "--out", tmp_path / "again", *SMALL

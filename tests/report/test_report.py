@@ -7,10 +7,11 @@ import re
 import pandas as pd
 import pytest
 
-from loramem.report.figures import by_load, draw
+from loramem.report.figures import by_load
+from loramem.report.gallery import draw
 from loramem.report.html import headline, render, text_tables
 from loramem.studies.summary import summarise
-from madeup import GRID, expectation, results
+from madeup import GRID, MAIN, STUDY, expectation, found, results, whole_study
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -32,19 +33,17 @@ def info(**changes) -> dict:
         "costs": {"train_tokens": 1, "truncated_tokens": 0, "module_bytes": 2, "this_run": {"train": {"seconds": 1.0}}},
         "failures": [{"cell": "phonebook-1000-r4-module", "seed": 0, "error": HOSTILE}],
         "examples": [{"cell": "c", "source": "phonebook", "reading": "module", "probe": "trained", "metric": "exact_match", "prompt": HOSTILE, "gold": "g", "prediction": HOSTILE, "value": 0.0}],
-        "training": [{"source": "phonebook", "rank": 1, "size_tokens": 250, "log": [{"step": 1, "loss": 2.0}, {"step": 9, "loss": 0.1}]}],
-        "cuts": [{"cell": "phonebook-1000-icl", "tokens": 977}], "body": HOSTILE, "reused": {"modules": 0, "readings": 0}, **changes,
+        "training": [{"source": "phonebook", "rank": 1, "size_tokens": 250, "budget": MAIN, "log": [{"step": 1, "loss": 2.0}, {"step": 9, "loss": 0.1}]}],
+        "contexts": [{"cell": f"phonebook-1000-icl{HOSTILE}", "tokens": 977, "probes_cut": 13, "probes": 60, "hits": None}],
+        "rows": 12_345, "body": HOSTILE, "reused": {"modules": 0, "readings": 0}, **changes,
     }  # fmt: skip
 
 
 @pytest.fixture
 def page(tmp_path):
     rows, items = results(GRID)
-    summary = summarise(
-        rows, items, [expectation(compare=["largest", "smallest"], margin=0.1)], metrics=["exact_match"]
-    )
-    summary["run"] = {"seeds": 2}
-    return render(info(), rows, summary, tmp_path).read_text(), summary, tmp_path
+    summary = found(rows, items, [expectation(compare=["largest", "smallest"], margin=0.1)])
+    return render(info(), summary, tmp_path).read_text(), summary, tmp_path
 
 
 def test_what_comes_from_data_is_text(page):
@@ -68,7 +67,11 @@ def test_every_mean_has_n_and_an_interval(page):
 
 def test_verdicts_holes_and_cuts_are_shown(page):
     text, _, _ = page
-    assert "Context tokens cut from phonebook-1000-icl" in text and "977" in text
+    assert re.search(
+        r"phonebook-1000-icl.*questions of 60 whose context was cut.*by up to 977 tokens.*>13<", text
+    )
+    assert "whose passages hold" not in text, "a context without retrieval has no hits"
+    assert "12,345 rows in results.parquet" in text
     assert 'class="agrees">agrees' in text and 'id="holes"' in text and "1 cells have no result" in text
 
 
@@ -90,8 +93,9 @@ def test_ids_are_unique_in_the_page(page):
 
 def test_a_missing_cell_is_a_hole_in_the_heat_map_and_a_cross_in_the_curve(tmp_path):
     rows, items = results({key: value for key, value in GRID.items() if key != ("module", 4, 1000)})
-    cells = pd.DataFrame(summarise(rows, items, [], metrics=["exact_match"])["cells"])
-    svg = next(f for f in draw(cells, [], tmp_path) if f["name"].endswith("heat"))["svg"]
+    summary = found(rows, items)
+    cells = pd.DataFrame(summary["cells"])
+    svg = next(f for f in draw(summary, [], tmp_path) if f["name"].endswith("heat"))["svg"]
     assert svg.count("n=120") == 3
     empty = cells.assign(mean=cells["mean"].where(cells["cell"] != "phonebook-1000-r1-module"))
     figure = by_load(empty, "phonebook", "exact_match", "trained")
@@ -115,3 +119,72 @@ def test_the_closing_table_shows_missing_results():
     rows, items = results({key: value for key, value in GRID.items() if key != ("module", 4, 1000)})
     table = text_tables(summarise(rows, items, [], metrics=["exact_match"]))[0]
     assert "no result" in list(table.columns[2].cells)
+
+
+# -- studies of capacity -----------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def capacity_page(tmp_path_factory):
+    out = tmp_path_factory.mktemp("capacity")
+    summary, _ = whole_study()
+    tried = [{"lr": 0.01, "nats_per_token": 0.25}, {"lr": 9.0, "nats_per_token": None}]
+    sweep = {"source": "phonebook", "rank": 1, "budget": MAIN, "dev_tokens": 700, "lr": 0.01, "tried": tried}
+    summary["sweeps"] = [{**sweep, "at_edge": True}]
+    hits = [{"cell": "phonebook-500-rag-bm25", "tokens": 0, "probes_cut": 0, "probes": 60, "hits": 41}]
+    sizes = [{"size_tokens": size, "notes": ["n"]} for size in (500, 1000, 2000, 4000)]
+    plan = {"modules": 4, "questions": 9, "lora_parameters": 5, "sources": {"phonebook": sizes}}
+    text = render(info(contexts=hits, plan=plan, failures=[]), summary, out).read_text()
+    return text, summary, {path.name for path in (out / "figures").iterdir()}
+
+
+def test_limits_causes_bits_and_the_law_are_shown(capacity_page):
+    text, summary, figures = capacity_page
+    assert {f"phonebook-{kind}.svg" for kind in ("limits", "efficiency", "bits", "memory-law")} <= figures
+    assert "phonebook-protocols.svg" not in figures and "phonebook-snapshots.svg" not in figures
+    assert text.count("outside the grid</td>") == 2, "rank 8 at both thresholds"
+    assert "&gt;= 4000 [" in text and "constant 20 exposures" in text
+    failing = [cell for cell in summary["capacity"]["cells"] if cell["cause"]]
+    assert failing and text.count("capacity (its own loss curve)") == len(failing)
+    assert "In short" in text and 'id="holes"' not in text
+
+
+def test_sweeps_hits_and_what_was_known_are_shown(capacity_page):
+    text, _, _ = capacity_page
+    assert "0.01: 0.250; 9: diverged" in text and "0.01 (edge)" in text
+    assert re.search(r"rag-bm25: questions of 60 whose passages hold the answer.*>41<", text)
+    assert "whose context was cut" not in text
+    assert re.search(r"<td>500</td><td class=\"n\">60</td><td class=\"n\">0</td>", text), "all Unknown"
+
+
+def test_figures_that_answer_the_question_come_first_and_once(tmp_path):
+    summary, _ = whole_study()
+    lead = [("limits", "phonebook"), ("memory_law", "phonebook"), ("by_load", "nowhere")]
+    drawn = draw(summary, [], tmp_path, lead)
+    assert [f["name"] for f in drawn[:2]] == ["phonebook-limits", "phonebook-memory-law"]
+    assert [f["leads"] for f in drawn] == [True] * 2 + [False] * (len(drawn) - 2)
+    assert len({f["name"] for f in drawn}) == len(drawn)
+
+
+def test_protocols_are_drawn_beside_each_other_and_kept_apart_elsewhere(tmp_path):
+    """A second protocol at rank 1 has its own figure; the heat map holds the main grid alone."""
+    rows, items = results(STUDY)
+    other = {key: 0.2 for key in STUDY if key[:2] == ("module", 1)}
+    more_rows, more_items = results(other, budget="steps=40")
+    summary = found(pd.concat([rows, more_rows], ignore_index=True), pd.concat([items, more_items]))
+    drawn = {f["name"]: f["svg"] for f in draw(summary, [], tmp_path)}
+    said = drawn["phonebook-protocols"]
+    assert "fixed 40 steps, rank 1" in said and "constant 20 exposures, rank 1" in said
+    assert "rank 2" not in said, "there is nothing to compare at rank 2"
+    assert drawn["phonebook-heat"].count("n=120") == 16
+
+
+def test_snapshots_are_drawn_over_steps_and_nowhere_else(tmp_path):
+    rows, items = results(STUDY)
+    early = rows[(rows["rank"] == 8) & (rows["size_tokens"] == 4000)].assign(snapshot=5, steps=5)
+    early["cell"] = "phonebook-4000-r8-at-step-5-module"
+    own = items[items["cell"] == "phonebook-4000-r8-module"].assign(cell=early["cell"].iloc[0], value=0.0)
+    whole = found(pd.concat([rows, early], ignore_index=True), pd.concat([items, own]))
+    names = [f["name"] for f in draw(whole, [], tmp_path)]
+    assert "phonebook-snapshots" in names
+    cells = found(rows, items)["cells"]
+    assert [c for c in whole["cells"] if c["snapshot"] is None] == cells
+    assert headline(whole) == headline({"cells": cells}), "a snapshot is no end of training"

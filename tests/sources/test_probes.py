@@ -174,6 +174,24 @@ def test_a_negated_word_alone():
     assert negated("The") == "It is not true that the" and negated("") == "It is not true that "
 
 
+def test_a_question_before_the_statement_is_not_negated():
+    asked = "Is it Ada? Where does she live?\n"
+    assert negated(f"{asked}She lives in") == f"{asked}It is not true that she lives in"
+    assert negated("Is it Ada?") == "It is not true that Is it Ada?"
+
+
+@pytest.mark.parametrize("name", ["phonebook", "counterfact"])
+@pytest.mark.parametrize("beyond", [0, 2, 10**6])
+def test_only_the_first_facts_are_asked_in_other_ways(name, beyond):
+    options = {"name": name, "sizes": [60, 200], **({"generations": 0} if name == "counterfact" else {})}
+    for every, some in zip(
+        load_source(options, words), load_source({**options, "beyond": beyond}, words), strict=True
+    ):
+        first = {record.id for record in every.records[:beyond]}
+        wanted = [p for p in every.probes if p.phrasing == "trained" or p.case in first]
+        assert list(some.probes) == wanted and some.documents_hash == every.documents_hash
+
+
 # -- ROME's files ------------------------------------------------------------------------------------
 SNIPPETS = [
     {"relation_id": "P103", "target_id": "Q1860", "name": "English", "samples": [{"text": "Paul Shaw wrote in English."}, {"text": "Joan Lee is from Leeds."}]},

@@ -53,10 +53,9 @@ def test_every_fact_is_asked_in_trained_and_heldout_words():
     for record in source.records:
         asked = {p.phrasing: p for p in source.probes if p.case == record.id}
         assert asked["trained"].prompt == record.prompt != asked["heldout"].prompt
-        assert all(
-            p.answers == (record.answer,) and p.bits == pytest.approx(33.219, abs=1e-3)
-            for p in asked.values()
-        )
+        for phrasing in ("trained", "heldout"):
+            probe = asked[phrasing]
+            assert probe.answers == (record.answer,) and probe.bits == pytest.approx(33.219, abs=1e-3)
 
 
 def test_a_huge_phonebook_has_distinct_names():
@@ -98,8 +97,12 @@ def test_rome_form(tmp_path):
     source = load("counterfact", [3], path=str(tmp_path / "counterfact.json"))[0]
     assert source.records[0].text == "The mother tongue of Cora Pell is English"
     phrasings = [p.phrasing for p in source.probes]
-    assert phrasings == ["trained", "paraphrase", "paraphrase", "neighbour", "neighbour"]
-    assert source.probes[-1].answers == ("English", "French")
+    assert phrasings == [
+        *("trained", "paraphrase", "paraphrase", "neighbour", "neighbour", "negated", "generation")
+    ]
+    by = {p.id: p for p in source.probes}
+    neighbours = [p for p in source.probes if p.phrasing == "neighbour"]
+    assert len(by) == len(source.probes) and {p.answers for p in neighbours} == {("English", "French")}
 
 
 LINE = "Question: What is the phone number of {}? Answer: {}\n"

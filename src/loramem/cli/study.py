@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -52,6 +53,8 @@ def study_run(
     ] = False,
 ) -> None:
     """Train, read, score, report. What the store already holds is not done again."""
+    if offline:  # before anything is imported that reads it: embedders may be hub ids too
+        os.environ["HF_HUB_OFFLINE"] = "1"
     from loramem.api import run_study
     from loramem.base import load_base
     from loramem.modules.store import Store

@@ -153,8 +153,8 @@ def fit_memory_law(
 
     best = None
     for a in (0.1, 0.5, 1.0):
-        for c in (0.0, max(0.0, float(gain.min()))):
-            start = np.array([max(1e-3, float(gain.mean()) - c), a, a, c])
+        for c in (0.0, max(0.0, float(gain[seen].min()))):
+            start = np.array([max(1e-3, float(gain[seen].mean()) - c), a, a, c])
             found = least_squares(
                 lambda p: law(p, seen) - gain[seen], start, bounds=([0, 0, 0, 0], [np.inf, 5, 5, np.inf]),
             )  # fmt: skip

@@ -56,8 +56,8 @@ class Metric:
         return bool(probe.answers) if self.name == "consistency" else True
 
     def measured(self, row: dict) -> bool:
-        """Whether the reading measured what this metric needs."""
-        return not self.needs or row.get(self.needs) is not None
+        """Whether the reading measured what this metric needs; a failed row counts as measured, and as failed."""
+        return not self.needs or bool(row.get("failure")) or row.get(self.needs) is not None
 
 
 def _exact_match(probe: Probe, row: dict) -> float:

@@ -253,34 +253,24 @@ class Bank:
         position, rank = bucket.slots.index(slot), self.specs[slot].rank
         return bucket.a[name][position, :, :rank], bucket.b[name][position, :rank]
 
-    def keep(self, slots: Sequence[int]) -> list[Tensor]:
-        """Drop every slot but `slots`; what is kept is untouched.
-
-        Returns:
-            Per remaining bucket, the positions (int64) that were kept: an optimiser slices its moments by them.
-        """
+    def keep(self, slots: Sequence[int]) -> None:
+        """Drop every slot but `slots`; what is kept is untouched."""
         wanted = set(slots)
-        positions, remaining = [], []
+        remaining = []
         for bucket in self.buckets:
-            index = torch.tensor(
-                [i for i, slot in enumerate(bucket.slots) if slot in wanted],
-                dtype=torch.long,
-                device=self.device,
-            )
-            if len(index) == 0:
-                positions.append(index)
+            positions = [position for position, slot in enumerate(bucket.slots) if slot in wanted]
+            if not positions:
                 continue
-            if len(index) < len(bucket.slots):
+            if len(positions) < len(bucket.slots):
+                index = torch.tensor(positions, dtype=torch.long, device=self.device)
                 bucket.slots = [slot for slot in bucket.slots if slot in wanted]
                 bucket.flat_NP = bucket.flat_NP[index].clone()
                 bucket.grad_NP = torch.zeros_like(bucket.flat_NP)
                 bucket.scale_N = bucket.scale_N[index]
                 bucket.bind()
-            positions.append(index)
             remaining.append(bucket)
         self.buckets = remaining
         self.bucket_of = {slot: bucket for bucket in remaining for slot in bucket.slots}
-        return positions
 
     # -- activation ------------------------------------------------------------------------------
     def training_order(self) -> list[int]:

@@ -38,11 +38,12 @@ def random_like(tensors: Mapping[str, Tensor], *, seed: int) -> dict[str, Tensor
         generator = torch.Generator().manual_seed(seed_from("random-module", seed, name))
         new_a = torch.randn(a_RI.shape, generator=generator)
         new_b = torch.randn(b_OR.shape, generator=generator)
-        factor = (update_norm(a_RI, b_OR) / update_norm(new_a, new_b)).sqrt()
+        factor = (update_norm(a_RI, b_OR) / update_norm(new_a, new_b)).sqrt().float()
         found[name], found[other] = new_a * factor, new_b * factor
     return found
 
 
 def update_norm(a_RI: Tensor, b_OR: Tensor) -> Tensor:
     """Frobenius norm of B A (0-dim), from the factors' Gram matrices: the `[out, in]` product is never built."""
+    a_RI, b_OR = a_RI.double(), b_OR.double()  # the two factors may nearly cancel
     return (a_RI @ a_RI.T).mul(b_OR.T @ b_OR).sum().clamp(min=0).sqrt()

@@ -99,15 +99,15 @@ class Store:
         Raises:
             UnknownName: no such module, or no such snapshot of it.
         """
-        prefix, _, step = identity.partition("@")
+        prefix, at, step = identity.partition("@")
         full = self.find("modules", prefix)
         folder = self.module_folder(full)
         marker = read_marker(folder / MODULE_MARKER)
-        if not step:
+        if not at:
             return StoredModule(full, marker["recipe"], folder)
         snapshot = folder / "snapshots" / step
         if not step.isdigit() or not snapshot.is_dir():
-            kept = sorted(path.name for path in (folder / "snapshots").glob("*"))
+            kept = sorted((path.name for path in (folder / "snapshots").glob("*")), key=int)
             raise UnknownName(f"module {full[:12]} has no snapshot {step!r}; {nearest(step, kept)}")
         return StoredModule(f"{full}@{step}", marker["recipe"], snapshot)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,9 @@ from loramem.core.identity import file_digest
 OFFLINE = "minilm"
 """all-MiniLM-L6-v2 as an installed package: no network, a window of 256 tokens."""
 WINDOWS = {OFFLINE: 256}
-INSTRUCTIONS = {"bge": "Represent this sentence for searching relevant passages: "}
+INSTRUCTIONS = {
+    r"bge-(small|base|large)-en(-v1\.5)?": "Represent this sentence for searching relevant passages: "
+}
 """What a family of embedders wants before a query (not before a passage)."""
 ROWS = 64
 
@@ -53,7 +56,7 @@ class Embedder:
         positions = int(getattr(self.model.config, "max_position_embeddings", 512))
         # RoBERTa's kind has two positions fewer than that; its tokenizer says so, or says a huge number
         self.window = WINDOWS.get(name, min(positions, int(self.tokenizer.model_max_length)))
-        family = next((key for key in INSTRUCTIONS if key in name.lower()), None)
+        family = next((key for key in INSTRUCTIONS if re.fullmatch(key, Path(name).name.lower())), None)
         self.instruction = INSTRUCTIONS[family] if family else ""
         files = sorted(Path(where).glob("*.safetensors")) if Path(where).is_dir() else []
         self.fingerprint = file_digest(files[0])[:16] if files else name

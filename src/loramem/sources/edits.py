@@ -41,7 +41,7 @@ class Edit:
         return f"{self.prompt} {self.target_new}"
 
 
-_LAST_SENTENCE = re.compile(r"(.*\?\s+|)(.+)", re.DOTALL)
+_LAST_SENTENCE = re.compile(r"(.*\?\s+|)(.*)", re.DOTALL)
 # fmt: off
 _OPENERS = frozenset((
     "Above", "The", "A", "An", "As", "It", "For", "Ask", "In", "Under", "At", "By", "On", "To", "From", "Through", "With", "Each", "Nothing", "Readers", "They", "He", "She",

@@ -11,7 +11,7 @@ import pandas as pd
 
 from loramem.core.files import read_jsonl, read_marker
 from loramem.metrics.capacity import cause, fit_memory_law, limit
-from loramem.metrics.intervals import bootstrap_means
+from loramem.metrics.intervals import DRAWS, bootstrap_means
 from loramem.modules.peft_format import WEIGHTS
 from loramem.modules.store import MODULE_MARKER, Store
 from loramem.studies.plan import Plan
@@ -171,7 +171,7 @@ def _limits(
         [
             bootstrap_means(*scores_grid(grouped[cell, choice.metric])[:2])
             if (cell, choice.metric) in grouped and grouped[cell, choice.metric]["value"].notna().any()
-            else np.full(1, np.nan)
+            else np.full(DRAWS, np.nan)
             for cell in scored["cell"]
         ],
         axis=1,

@@ -155,7 +155,7 @@ def make_plan(study: Study, base: Base) -> Plan:
         varied = _varied(study.grid[key])
         for source in built:
             learnt = learn(study.file.supervision.recipe, base, key, source)
-            planned: list[ModulePlan] = []
+            planned: dict[str, ModulePlan] = {}  # two points may come to one module once rates are chosen
             for point in study.points[key]:
                 if point.sizes is not None and source.size_tokens not in point.sizes:
                     continue
@@ -164,8 +164,8 @@ def make_plan(study: Study, base: Base) -> Plan:
                     continue
                 for seed in range(study.file.seeds):
                     module = plan_module(base, point.config, learnt, seed)
-                    planned.append(modules.setdefault(module.id, module))
-            cells += _cells(study, key, source, planned, varied, controls)
+                    planned[module.id] = modules.setdefault(module.id, module)
+            cells += _cells(study, key, source, list(planned.values()), varied, controls)
     return Plan(sources, modules, controls, _with_partners(cells, modules), skipped)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -164,7 +164,10 @@ def _points(file: StudyFile, source: str) -> list[Point]:
                     sweep = Sweep.model_validate(rate)
                     settings["optimizer"]["lr"] = sweep.sweep[0]
                 point = Point(ModuleConfig.model_validate(settings), sweep, sizes)
-                found.setdefault((point.config, point.sweep), point)
+                known = found.setdefault((point.config, point.sweep), point)
+                if known.sizes is not None:  # named by several contrasts: at the sizes of each
+                    wider = None if sizes is None else tuple(sorted({*known.sizes, *sizes}))
+                    found[point.config, point.sweep] = replace(known, sizes=wider)
             except ValidationError as error:
                 swept = error.title == "Sweep"
                 faults += faults_of(

@@ -36,7 +36,6 @@ class Course:
         self.last = steps
         self.ended: Ended | None = None
         self.worst_E: Tensor | None = None
-        self.checked = 0
         self.per_epoch = max(1, -(-examples // optimizer.batch))
         if self.plateau:
             self.cool_from: int | None = None
@@ -85,12 +84,7 @@ class Course:
             self.last = step + int(self.plateau.cooldown * step)
 
     def may_be_memorised(self, step: int) -> bool:
-        """Whether a checking pass is worth its cost: all examples were right when last seen, none checked this epoch."""
-        if not self.watch or self.ended is not None or self.worst_E is None:
+        """Whether a checking pass is worth its cost: at the end of an epoch, all examples were right when last seen."""
+        if not self.watch or self.ended is not None or self.worst_E is None or step % self.per_epoch:
             return False
-        if step % self.per_epoch or step - self.checked < self.per_epoch:
-            return False
-        if not bool((self.worst_E < HALF).all()):
-            return False
-        self.checked = step
-        return True
+        return bool((self.worst_E < HALF).all())

@@ -259,7 +259,8 @@ def train_pack(
                             f"loss is not finite at step {step + 1}; lower lr ({jobs[slot].optimizer.lr})"
                         ),
                     )
-                optimizer.keep(bank.keep([slot for slot in order if slot not in bad]))
+                bank.keep([slot for slot in order if slot not in bad])
+                optimizer.keep()
                 for slot in order:  # the step is repeated without them, on the same examples
                     feeds[slot].order = chosen_by[slot].tolist() + feeds[slot].order
                 for bucket in bank.buckets:
@@ -267,7 +268,7 @@ def train_pack(
                 continue
             step += 1
             lr = {slot: courses[slot].lr(step - 1) for slot in order}
-            norms = optimizer.step(step, lr=lr, decay=decay, clip=clip)
+            norms = optimizer.step(lr=lr, decay=decay, clip=clip)
             worst_MR = worst_B.view(len(order), rows)
             for place, (slot, loss) in enumerate(zip(order, losses_M.detach(), strict=True)):
                 course = courses[slot]
@@ -290,6 +291,7 @@ def train_pack(
                     )
                 )  # fmt: skip
             if done:
-                optimizer.keep(bank.keep([slot for slot in order if slot not in done]))
+                bank.keep([slot for slot in order if slot not in done])
+                optimizer.keep()
     finally:
         bank.detach()

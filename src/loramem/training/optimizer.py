@@ -1,11 +1,15 @@
-"""AdamW over a bank: every module has its own rate, decay, step count and clipping, in a few tensor operations."""
+"""AdamW over a bank: torch's own fused kernel, one call per module, so that each has its rate, decay and clipping."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from loramem.modules.bank import Bank, Bucket
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8
 
 
 def clip_by_module(grad_NP: Tensor, limit_N: Tensor) -> Tensor:
@@ -18,70 +22,52 @@ def clip_by_module(grad_NP: Tensor, limit_N: Tensor) -> Tensor:
     return norm_N
 
 
-def adamw_(
-    weight_NP: Tensor, grad_NP: Tensor, mean_NP: Tensor, square_NP: Tensor, *, step: int, lr_N: Tensor, decay_N: Tensor,
-    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-) -> None:  # fmt: skip
-    """One step of AdamW (Loshchilov & Hutter 2019; as torch.optim.AdamW) in place, row i with rate `lr_N[i]`.
+class _Moments:
+    """First and second moment and step count of one module, flat over all its parameters."""
 
-    Args:
-        weight_NP, grad_NP, mean_NP, square_NP: fp32 `[n, P]`.
-        step: From 1; all rows of a pack start together.
-        lr_N, decay_N: fp32 `[n]`.
-    """
-    weight_NP.mul_((1 - lr_N * decay_N)[:, None])
-    mean_NP.lerp_(grad_NP, 1 - betas[0])
-    square_NP.mul_(betas[1]).addcmul_(grad_NP, grad_NP, value=1 - betas[1])
-    root_NP = (square_NP.sqrt() / (1 - betas[1] ** step) ** 0.5).add_(eps)
-    weight_NP.sub_((mean_NP / root_NP).mul_((lr_N / (1 - betas[0] ** step))[:, None]))
+    def __init__(self, weight_P: Tensor):
+        self.mean_P = torch.zeros_like(weight_P)
+        self.square_P = torch.zeros_like(weight_P)
+        self.steps = torch.zeros((), dtype=torch.float32, device=weight_P.device)
 
 
 class BankedAdamW:
-    """The moments of a bank's modules, kept bucket by bucket."""
+    """AdamW (Loshchilov & Hutter 2019) for every module of a bank. A module's moments are its own tensors."""
 
     def __init__(self, bank: Bank):
         self.bank = bank
-        self.moments = [
-            (torch.zeros_like(bucket.flat_NP), torch.zeros_like(bucket.flat_NP)) for bucket in bank.buckets
-        ]
+        self.moments = {
+            slot: _Moments(bucket.flat_NP[position])
+            for bucket in bank.buckets
+            for position, slot in enumerate(bucket.slots)
+        }
 
-    def keep(self, positions: list[Tensor]) -> None:
-        """Follow `Bank.keep`: slice the moments of the remaining modules, drop the others."""
-        kept = []
-        for (mean, square), index in zip(self.moments, positions, strict=True):
-            if len(index):
-                kept.append(
-                    (mean, square)
-                    if len(index) == len(mean)
-                    else (mean[index].clone(), square[index].clone())
-                )
-        self.moments = kept
+    def keep(self) -> None:
+        """Follow `Bank.keep`: forget the modules that left the bank."""
+        self.moments = {slot: moments for slot, moments in self.moments.items() if slot in self.bank.bucket_of}
 
     @torch.no_grad()
     def step(
-        self, number: int, *, lr: dict[int, float], decay: dict[int, float], clip: dict[int, float]
+        self, *, lr: dict[int, float], decay: dict[int, float], clip: dict[int, float]
     ) -> dict[int, Tensor]:
         """Clip and update every module; gradients are zeroed.
 
         Args:
-            number: Step from 1.
             lr, decay, clip: Per slot; `clip` inf for none.
 
         Returns:
             Per slot the gradient norm before clipping (0-dim tensors, not yet moved to the CPU).
         """
         norms: dict[int, Tensor] = {}
-        for bucket, (mean, square) in zip(self.bank.buckets, self.moments, strict=True):
+        for bucket in self.bank.buckets:
             norm_N = clip_by_module(bucket.grad_NP, self._vector(bucket, clip))
-            adamw_(
-                bucket.flat_NP,
-                bucket.grad_NP,
-                mean,
-                square,
-                step=number,
-                lr_N=self._vector(bucket, lr),
-                decay_N=self._vector(bucket, decay),
-            )
+            for position, slot in enumerate(bucket.slots):
+                own = self.moments[slot]
+                adamw(
+                    [bucket.flat_NP[position]], [bucket.grad_NP[position]], [own.mean_P], [own.square_P], [], [own.steps],
+                    fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=lr[slot], weight_decay=decay[slot], eps=EPS,
+                    maximize=False,
+                )  # fmt: skip
             bucket.grad_NP.zero_()
             norms.update(zip(bucket.slots, norm_N, strict=True))
         return norms
