@@ -61,6 +61,42 @@ def test_a_study_runs_on_every_family_and_again_from_the_store(loramem, checkpoi
     assert json.loads((tmp_path / "again" / "summary.json").read_text()) == before
 
 
+def test_a_capacity_study_goes_from_sweeps_to_limits(loramem, checkpoints, tmp_path):
+    """q02 made small: every reading, two protocols, and what the run folder then gives to other commands."""
+    out = tmp_path / "run"
+    settings = {
+        "sources.phonebook.sizes": "[80, 200]", "sources.counterfact.sizes": "[60]", "modules.spec.rank": "[1, 4]",
+        "modules.optimizer.lr": "{sweep: [0.01, 0.05], dev_tokens: 80}", "modules.budget": "{exposures: 3}",
+        "contrasts": "[{sources: [phonebook], modules.spec.rank: [1], modules.budget: {steps: 3}}]",
+    }  # fmt: skip
+    options = [word for path, value in settings.items() for word in ("--set", f"{path}={value}")]
+    code, said, error = loramem(
+        "study", "run", "q02", "--base", checkpoints["llama"], "--out", out, "--seeds", "1", *options
+    )
+    assert code == 0, error
+    summary = json.loads((out / "summary.json").read_text())
+    assert {row["rank"] for row in summary["sweeps"]} == {1, 4} and not summary["failures"]
+    readings = {
+        cell["cell"].removeprefix("phonebook-200-") for cell in summary["cells"] if cell["size_tokens"] == 200
+    }
+    assert readings == {
+        "closed", "icl", "rag-bm25", "rag-minilm", "gold-passage",
+        *(f"r{rank}-{budget}-{kind}" for rank, budget in ((1, "exposures=3"), (4, "exposures=3"), (1, "steps=3"))
+          for kind in ("module", "wrong-module", "random-module")),
+    }  # fmt: skip
+    limits = summary["capacity"]["limits"]
+    assert {(row["source"], row["budget"]) for row in limits} == {
+        ("phonebook", "exposures=3"), ("phonebook", "steps=3"), ("counterfact", "exposures=3"),
+    }  # fmt: skip
+    rows = pd.read_parquet(out / "results.parquet")
+    assert rows.loc[rows["metric"].str.startswith("t_max"), "size_tokens"].isna().all()
+    page = (out / "report.html").read_text()
+    assert "Learning rates" in page and "Capacity: limits" in page and "fixed 3 steps" in page
+    assert "whose passages hold" in page and loramem("study", "report", out)[0] == 0
+    code, said, error = loramem("study", "compare", out, out, "--metric", "answer_nll")
+    assert code == 0 and "only in" not in said, error
+
+
 def test_a_moved_base_is_the_same_base(loramem, checkpoints, tmp_path):
     shutil.copytree(checkpoints["llama"], tmp_path / "moved")
     first = json.loads(loramem("base", "info", checkpoints["llama"])[1])

@@ -72,7 +72,7 @@ def test_the_crossing_is_interpolated_in_log_load():
 
 def test_limits_in_words():
     assert limit([500, 1000], [1, 0], 0.9).shown == "500"
-    assert limit([500, 1000], [1, 1], 0.9).shown == ">= 1000"
+    assert limit([500, 1000], [1, 1], 0.9).shown == ">= 1,000"
     assert limit([500, 1000], [0, 1], 0.9).shown == "below the grid"
 
 

@@ -10,8 +10,20 @@ import pytest
 from loramem.report.figures import by_load
 from loramem.report.gallery import draw
 from loramem.report.html import headline, render, text_tables
-from loramem.studies.summary import summarise
-from madeup import GRID, MAIN, STUDY, expectation, found, results, whole_study
+from loramem.studies.capacity import capacity
+from loramem.studies.findings import Findings
+from loramem.studies.summary import clean, summarise
+from madeup import (
+    GRID,
+    MAIN,
+    STUDY,
+    capacity_choice,
+    expectation,
+    found,
+    modules,
+    results,
+    whole_study,
+)
 
 HOSTILE = '<script>alert("x")</script>'
 
@@ -39,11 +51,12 @@ def info(**changes) -> dict:
     }  # fmt: skip
 
 
-@pytest.fixture
-def page(tmp_path):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    out = tmp_path_factory.mktemp("page")
     rows, items = results(GRID)
     summary = found(rows, items, [expectation(compare=["largest", "smallest"], margin=0.1)])
-    return render(info(), summary, tmp_path).read_text(), summary, tmp_path
+    return render(info(), summary, out).read_text(), summary, out
 
 
 def test_what_comes_from_data_is_text(page):
@@ -95,7 +108,7 @@ def test_a_missing_cell_is_a_hole_in_the_heat_map_and_a_cross_in_the_curve(tmp_p
     rows, items = results({key: value for key, value in GRID.items() if key != ("module", 4, 1000)})
     summary = found(rows, items)
     cells = pd.DataFrame(summary["cells"])
-    svg = next(f for f in draw(summary, [], tmp_path) if f["name"].endswith("heat"))["svg"]
+    svg = next(f for f in draw(summary, [], tmp_path, Findings(())) if f["name"].endswith("heat"))["svg"]
     assert svg.count("n=120") == 3
     empty = cells.assign(mean=cells["mean"].where(cells["cell"] != "phonebook-1000-r1-module"))
     figure = by_load(empty, "phonebook", "exact_match", "trained")
@@ -141,7 +154,7 @@ def test_limits_causes_bits_and_the_law_are_shown(capacity_page):
     assert {f"phonebook-{kind}.svg" for kind in ("limits", "efficiency", "bits", "memory-law")} <= figures
     assert "phonebook-protocols.svg" not in figures and "phonebook-snapshots.svg" not in figures
     assert text.count("outside the grid</td>") == 2, "rank 8 at both thresholds"
-    assert "&gt;= 4000 [" in text and "constant 20 exposures" in text
+    assert "&gt;= 4,000 [" in text and "constant 20 exposures" in text
     failing = [cell for cell in summary["capacity"]["cells"] if cell["cause"]]
     assert failing and text.count("capacity (its own loss curve)") == len(failing)
     assert "In short" in text and 'id="holes"' not in text
@@ -157,11 +170,14 @@ def test_sweeps_hits_and_what_was_known_are_shown(capacity_page):
 
 def test_figures_that_answer_the_question_come_first_and_once(tmp_path):
     summary, _ = whole_study()
-    lead = [("limits", "phonebook"), ("memory_law", "phonebook"), ("by_load", "nowhere")]
-    drawn = draw(summary, [], tmp_path, lead)
+    lead = (("limits", "phonebook"), ("memory_law", "phonebook"), ("by_load", "nowhere"))
+    published = {"phonebook": (0.7, 0.9)}
+    drawn = draw(summary, [], tmp_path, Findings((), figures=lead, published_range=published))
     assert [f["name"] for f in drawn[:2]] == ["phonebook-limits", "phonebook-memory-law"]
     assert [f["leads"] for f in drawn] == [True] * 2 + [False] * (len(drawn) - 2)
-    assert len({f["name"] for f in drawn}) == len(drawn)
+    by_name = {f["name"]: f["svg"] for f in drawn}
+    assert len(by_name) == len(drawn)
+    assert [name for name, svg in by_name.items() if "range in the paper" in svg] == ["phonebook-rank"]
 
 
 def test_protocols_are_drawn_beside_each_other_and_kept_apart_elsewhere(tmp_path):
@@ -170,7 +186,7 @@ def test_protocols_are_drawn_beside_each_other_and_kept_apart_elsewhere(tmp_path
     other = {key: 0.2 for key in STUDY if key[:2] == ("module", 1)}
     more_rows, more_items = results(other, budget="steps=40")
     summary = found(pd.concat([rows, more_rows], ignore_index=True), pd.concat([items, more_items]))
-    drawn = {f["name"]: f["svg"] for f in draw(summary, [], tmp_path)}
+    drawn = {f["name"]: f["svg"] for f in draw(summary, [], tmp_path, Findings(()))}
     said = drawn["phonebook-protocols"]
     assert "fixed 40 steps, rank 1" in said and "constant 20 exposures, rank 1" in said
     assert "rank 2" not in said, "there is nothing to compare at rank 2"
@@ -183,8 +199,20 @@ def test_snapshots_are_drawn_over_steps_and_nowhere_else(tmp_path):
     early["cell"] = "phonebook-4000-r8-at-step-5-module"
     own = items[items["cell"] == "phonebook-4000-r8-module"].assign(cell=early["cell"].iloc[0], value=0.0)
     whole = found(pd.concat([rows, early], ignore_index=True), pd.concat([items, own]))
-    names = [f["name"] for f in draw(whole, [], tmp_path)]
+    names = [f["name"] for f in draw(whole, [], tmp_path, Findings(()))]
     assert "phonebook-snapshots" in names
     cells = found(rows, items)["cells"]
     assert [c for c in whole["cells"] if c["snapshot"] is None] == cells
     assert headline(whole) == headline({"cells": cells}), "a snapshot is no end of training"
+
+
+@pytest.mark.parametrize(("mean", "said"), [(0.0, "every rank fails"), (1.0, "no rank reaches its limit")])
+def test_a_study_in_which_nothing_or_everything_is_held_has_its_figures(mean, said, tmp_path):
+    share = {key: mean if key[0] == "module" else 0.0 for key in GRID}
+    rows, items = results(share, nll=dict.fromkeys(share, 2.0))
+    summary = found(rows, items)
+    cells = pd.DataFrame(summary["cells"])
+    summary["capacity"] = clean(capacity(capacity_choice(0.9), cells, items, modules(share)))
+    drawn = {f["name"]: f["svg"] for f in draw(summary, [], tmp_path, Findings(()))}
+    assert {"phonebook-limits", "phonebook-efficiency", "phonebook-bits"} <= drawn.keys()
+    assert said in drawn["phonebook-limits"] + drawn["phonebook-efficiency"]

@@ -55,7 +55,7 @@ def test_every_rank_and_threshold_has_its_limit(whole):
 
 def test_a_rank_that_reaches_no_limit_has_no_efficiency(whole):
     for row in by(whole["limits"], rank=8):
-        assert row["censored"] and row["high_censored"] and row["shown"] == ">= 4000"
+        assert row["censored"] and row["high_censored"] and row["shown"] == ">= 4,000"
         efficiency = (
             "tokens_per_parameter",
             "per_parameter_low",

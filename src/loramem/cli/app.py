@@ -107,7 +107,7 @@ def data_prepare(
     from loramem.sources.catalogue import KINDS
     from loramem.sources.export import write_source
 
-    settings: dict = {"name": name, "sizes": _sizes(sizes)}
+    settings: dict = {"name": name, "sizes": _numbers("--sizes", sizes)}
     if "path" in KINDS.get(name).config.model_fields:
         settings |= {"path": path, "slices": slices}
     elif path is not None:
@@ -118,12 +118,12 @@ def data_prepare(
         print(f"{write_source(source, to)}: {'; '.join(source.notes)}")
 
 
-def _sizes(text: str) -> list[int]:
+def _numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise InputError(
-            f"--sizes {text!r}: give whole numbers separated by commas, e.g. 1000,4000"
+            f"{option} {text!r}: give whole numbers separated by commas, e.g. 1000,4000"
         ) from None
 
 
@@ -136,8 +136,19 @@ def modules_train(
     targets: str = "all-linear",
     lr: float = 5e-3,
     batch: int = 8,
-    exposures: float | None = None,
-    steps: int | None = None,
+    exposures: Annotated[
+        float | None, typer.Option(help="times every example is seen [default: 100]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="optimiser steps in place of exposures")] = None,
+    plateau: Annotated[
+        float | None, typer.Option(help="until the loss stands still, at most so many exposures")
+    ] = None,
+    stop_when_memorised: Annotated[
+        bool, typer.Option("--stop-when-memorised", help="end once every learnt token has p > 0.5")
+    ] = False,
+    snapshots: Annotated[
+        str | None, typer.Option(help="steps whose weights are kept too (ID@STEP), e.g. 0,100,200")
+    ] = None,
     dropout: float = 0.0,
     seed: int = 0,
     base: BaseOption = "embedded",
@@ -151,11 +162,13 @@ def modules_train(
     from loramem.core.config import parse
     from loramem.modules.recipe import ModuleConfig
 
-    budget = (
-        {"exposures": 100.0}
-        if exposures is None and steps is None
-        else {"exposures": exposures, "steps": steps}
-    )
+    budget = {
+        "exposures": 100.0 if exposures is None and steps is None and plateau is None else exposures,
+        "steps": steps,
+        "plateau": None if plateau is None else {"max_exposures": plateau},
+        "stop_when_memorised": stop_when_memorised,
+        "snapshots": [] if snapshots is None else _numbers("--snapshots", snapshots),
+    }
     chosen = tuple(part for part in targets.split(",") if part)
     config = parse(ModuleConfig, {
         "spec": {"rank": rank, "alpha": alpha or "rank", "targets": chosen[0] if len(chosen) == 1 and chosen[0] in ("all-linear", "attention", "mlp") else chosen, "dropout": dropout},
@@ -188,7 +201,7 @@ def modules_show(module: str, store: StoreOption = None) -> None:
     from loramem.modules.store import Store
 
     found = Store(store).module(module)
-    _show({"id": found.id, "folder": str(found.folder), **read_marker(found.folder / "recipe.json")})
+    _show({"id": found.id, "folder": str(found.folder), **read_marker(found.home / "recipe.json")})
 
 
 @modules_app.command("delete")

@@ -33,14 +33,14 @@ class Limit:
 
     @property
     def shown(self) -> str:
-        """`4000`, `>= 16000` or `below the grid`.
+        """`4,000`, `>= 16,000` or `below the grid`.
 
         >>> Limit(16000, True, None).shown
-        '>= 16000'
+        '>= 16,000'
         """
         if self.load is None:
             return "below the grid"
-        return f"{'>= ' if self.censored else ''}{self.load:g}"
+        return f"{'>= ' if self.censored else ''}{self.load:,.0f}"
 
 
 def limit(loads: Sequence[float], scores: Sequence[float], threshold: float) -> Limit:

@@ -33,6 +33,11 @@ class StoredModule:
     recipe: dict
     folder: Path
 
+    @property
+    def home(self) -> Path:
+        """The folder of the whole module; a snapshot lies below it."""
+        return self.folder.parents[1] if "@" in self.id else self.folder
+
     def load(self) -> tuple[LoraSpec, dict[str, Tensor]]:
         """Spec and tensors. Raises `Corrupt` when the files do not hold what the recipe says."""
         try:

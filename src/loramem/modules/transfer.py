@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loramem.core.errors import InputError
 from loramem.modules.peft_format import CONFIG, WEIGHTS
-from loramem.modules.store import StoredModule
+from loramem.modules.store import MODULE_MARKER, StoredModule
 
 
 def export(module: StoredModule, to: Path) -> Path:
@@ -16,6 +16,6 @@ def export(module: StoredModule, to: Path) -> Path:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} exists and is not an empty folder")
     to.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, WEIGHTS, "recipe.json"):
-        shutil.copyfile(module.folder / name, to / name)
+    for path in (module.folder / CONFIG, module.folder / WEIGHTS, module.home / MODULE_MARKER):
+        shutil.copyfile(path, to / path.name)
     return to

@@ -31,9 +31,12 @@ def limits(rows: list[dict], source: str) -> Figure:
                     arrowprops={"arrowstyle": "->", "color": colour},
                 )  # fmt: skip
     rank_axis(axis, sorted({row["rank"] for row in rows}))
-    axis.set_yscale("log", base=2)
     loads = sorted({int(row["t_max_tokens"]) for row in rows if row["t_max_tokens"] is not None})
-    if loads:
+    if not loads:
+        axis.set_yticks([])
+        axis.text(0.5, 0.5, "every rank fails at the smallest load", transform=axis.transAxes, ha="center")
+    else:
+        axis.set_yscale("log", base=2)
         axis.set_yticks(loads, [f"{load / 1000:g}K" for load in loads])
         axis.set_ylim(loads[0] / 1.6, loads[-1] * 1.8)
     axis.minorticks_off()
@@ -106,7 +109,7 @@ def bits(rows: list[dict], source: str) -> Figure:
         )  # fmt: skip
     load_axis(axis, sorted({int(row["size_tokens"]) for row in known}))
     top = max((row["bits_high"] / row["parameters"] for row in known), default=1.0)
-    axis.set_ylim(0, 1.25 * top)
+    axis.set_ylim(0, 1.25 * top or 1.0)
     axis.set_ylabel("bits stored per parameter")
     axis.grid(axis="y", alpha=0.25)
     axis.set_title(f"{source}: bits per parameter (dashed: bits written)", fontsize=10, loc="left")
@@ -134,9 +137,9 @@ def memory_law(law: dict) -> Figure:
     axis.set_xlabel("measured fall of the loss (nats per token)")
     axis.set_ylabel("predicted by the law")
     axis.set_title(
-        f"{law['source']}: dL = {law['scale']:.3g} r^{law['a']:.2f} l^-{law['b']:.2f} {law['c']:+.2f}; R2 {law['r2']:.2f} fitted (full), "
-        f"{law['r2_held_out']:.2f} held out (open)",
-        fontsize=8.5, loc="left",
+        f"{law['source']}: dL = {law['scale']:.3g} r^{law['a']:.2f} l^-{law['b']:.2f} {law['c']:+.2f}\n"
+        f"R2 {law['r2']:.2f} on the cells fitted (full), {law['r2_held_out']:.2f} on the cells held out (open)",
+        fontsize=9, loc="left",
     )  # fmt: skip
     figure.legend(
         *axis.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=4

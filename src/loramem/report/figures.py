@@ -148,8 +148,14 @@ def by_load(cells: pd.DataFrame, source: str, metric: str, probe: str | None) ->
     return figure
 
 
-def by_rank(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
-    """Score against rank: a line per size."""
+def by_rank(
+    cells: pd.DataFrame,
+    source: str,
+    metric: str,
+    probe: str | None,
+    published: tuple[float, float] | None = None,
+) -> Figure:
+    """Score against rank: a line per size, and the range that the paper reports where it is given."""
     part = cells[(cells["source"] == source) & (cells["metric"] == metric) & (cells["reading"] == "module")]
     part = part[part["probe"] == probe] if probe else part
     figure, axis = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
@@ -166,6 +172,8 @@ def by_rank(cells: pd.DataFrame, source: str, metric: str, probe: str | None) ->
             label=f"{size:,} tokens",
             linewidth=1.8,
         )
+    if published is not None:
+        axis.axhspan(*published, color="0.85", linewidth=0, label="range in the paper (8B base)")
     rank_axis(axis, _ranks(part))
     percent_axis(axis)
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from loramem.report import capacity_figures as capacity
 from loramem.report import figures
-from loramem.studies.findings import cells_of, main_budget
+from loramem.studies.findings import Findings, cells_of, main_budget
 
 Plot = tuple[str, Callable[[], Figure], str]
 """(name, what draws it, caption)."""
@@ -42,6 +42,7 @@ class Material:
     capacity_cells: list[dict]
     laws: list[dict]
     curves: list[dict]
+    published: tuple[float, float] | None
 
     @property
     def ranks(self) -> int:
@@ -60,7 +61,7 @@ def by_load(m: Material) -> Iterator[Plot]:
 def by_rank(m: Material) -> Iterator[Plot]:
     if m.headlines and m.ranks > 1:
         yield (
-            f"{m.source}-rank", partial(figures.by_rank, m.cells, m.source, *m.headlines[0]),
+            f"{m.source}-rank", partial(figures.by_rank, m.cells, m.source, *m.headlines[0], m.published),
             "Score against rank, one line per amount written. Bands: 95 % interval over facts and seeds.",
         )  # fmt: skip
 
@@ -160,7 +161,9 @@ KINDS: dict[str, Callable[[Material], Iterator[Plot]]] = {
 }  # fmt: skip
 
 
-def material(summary: dict, curves: list[dict], source: str) -> Material:
+def material(
+    summary: dict, curves: list[dict], source: str, published: tuple[float, float] | None
+) -> Material:
     """Sort the results of one source by what they can be drawn as."""
     budget = main_budget(summary, source)
     every = cells_of(summary, source=source)
@@ -178,7 +181,7 @@ def material(summary: dict, curves: list[dict], source: str) -> Material:
         [row for row in found["limits"] if row["source"] == source and row["budget"] == budget],
         [row for row in found["cells"] if row["source"] == source and row["budget"] == budget],
         [law for law in found["laws"] if law["source"] == source and law["budget"] == budget],
-        [curve for curve in curves if curve["source"] == source and curve["budget"] == budget],
+        [curve for curve in curves if curve["source"] == source and curve["budget"] == budget], published,
     )  # fmt: skip
 
 
@@ -187,15 +190,15 @@ def _first_metrics(cells: pd.DataFrame) -> list[tuple[str, str | None]]:
     return [(metric, "trained" if metric in trained else None) for metric in cells["metric"].unique()[:2]]
 
 
-def draw(summary: dict, curves: list[dict], folder: Path, lead: Sequence[tuple[str, str]] = ()) -> list[dict]:
-    """All figures of a study as {source, name, caption, svg, leads}; `lead` names (kind, source) that come first."""
+def draw(summary: dict, curves: list[dict], folder: Path, findings: Findings) -> list[dict]:
+    """All figures of a study as {source, name, caption, svg, leads}; those that the findings name come first."""
     found: list[dict] = []
     done: set[str] = set()
     materials = {
-        source: material(summary, curves, source)
+        source: material(summary, curves, source, findings.published_range.get(source))
         for source in dict.fromkeys(c["source"] for c in summary["cells"])
     }
-    wanted = [(kind, source, True) for kind, source in lead if source in materials]
+    wanted = [(kind, source, True) for kind, source in findings.figures if source in materials]
     wanted += [(kind, source, False) for source in materials for kind in KINDS]
     for kind, source, leads in wanted:
         for name, make, caption in KINDS[kind](materials[source]):

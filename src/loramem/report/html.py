@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -106,7 +107,7 @@ def findings_of(summary: dict) -> Findings:
     """The study's own answer, or what can be said of any study."""
     analyse = analysis_of(summary["run"].get("study", ""))
     found = analyse(summary) if analyse is not None and summary["cells"] else Findings(())
-    return found if found.answer else Findings(tuple(headline(summary)), found.published, found.figures)
+    return found if found.answer else replace(found, answer=tuple(headline(summary)))
 
 
 def render(info: dict, summary: dict, out: Path) -> Path:
@@ -117,7 +118,7 @@ def render(info: dict, summary: dict, out: Path) -> Path:
         summary: summary.json.
     """
     found = findings_of(summary)
-    figures = draw(summary, info["training"], out / "figures", found.figures) if summary["cells"] else []
+    figures = draw(summary, info["training"], out / "figures", found) if summary["cells"] else []
     for figure in figures:
         figure["svg"] = Markup(figure["svg"])  # drawn by matplotlib, which escapes its texts
     environment = jinja2.Environment(

@@ -18,11 +18,13 @@ class Findings:
         answer: Sentences, the first one answers the question.
         published: What the paper reports for this question, for the reader to hold beside it.
         figures: (kind of figure in the report, source) that answer the question, first in the report.
+        published_range: Per source the range of scores that the paper reports, drawn beside ours.
     """
 
     answer: tuple[str, ...]
     published: str = ""
-    figures: tuple[tuple[str, str], ...] = field(default_factory=tuple)
+    figures: tuple[tuple[str, str], ...] = ()
+    published_range: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 Analyse = Callable[[dict], Findings]

@@ -44,7 +44,9 @@ class BankedAdamW:
 
     def keep(self) -> None:
         """Follow `Bank.keep`: forget the modules that left the bank."""
-        self.moments = {slot: moments for slot, moments in self.moments.items() if slot in self.bank.bucket_of}
+        self.moments = {
+            slot: moments for slot, moments in self.moments.items() if slot in self.bank.bucket_of
+        }
 
     @torch.no_grad()
     def step(

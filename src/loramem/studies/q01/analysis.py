@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
+import pandas as pd
+
 from loramem.studies.findings import Findings, cells_of, difference, main_budget, points, share, verb
 
 PUBLISHED = (
     "Paper (Llama-3.1-8B, CounterFact at 8K to 14K tokens, ranks 2 to 1,024, 1,500 steps, one seed): efficacy rises "
     "monotonically with rank, from about 70 to about 90 %, with diminishing returns. Curves only; no interval."
 )
+PUBLISHED_RANGE = {"counterfact": (0.7, 0.9)}
 METRIC = {"counterfact": "efficacy", "phonebook": "exact_match"}
 
 
@@ -36,21 +41,21 @@ def analyse(summary: dict) -> Findings:
             )
             if len(part) > 2:
                 middle = part.iloc[len(part) // 2]
-                first, second = difference(low, middle), difference(middle, high)
-                gap = first[0] - second[0]
-                spread = sum(max(x[0] - x[1], x[2] - x[0]) ** 2 for x in (first, second)) ** 0.5
+                before, after, at_least, at_most = _bend(low, middle, high)
                 text += (
-                    f"; up to rank {int(middle['rank'])} {100 * first[0]:+.1f} points, beyond it {100 * second[0]:+.1f} ("
+                    f"; per doubling up to rank {int(middle['rank'])} {100 * before:+.1f} points, beyond it {100 * after:+.1f} ("
                     + verb(
-                        gap - spread,
-                        gap + spread,
+                        at_least,
+                        at_most,
                         "diminishing",
                         "accelerating",
-                        "no clear difference between the halves",
+                        "no clear difference between the two",
                     )
                     + ")"
                 )
             sentences.append(text)
+        if not verdicts:
+            continue  # one rank alone says nothing of rank
         rises = verdicts.count("rises")
         what = "efficacy of the edits" if source == "counterfact" else "exact match of the phonebook"
         answer.append(
@@ -61,4 +66,17 @@ def analyse(summary: dict) -> Findings:
         )
         answer += [sentence[0].upper() + sentence[1:] + "." for sentence in sentences]
     figures = tuple(("by_rank", source) for source in METRIC)
-    return Findings(tuple(answer), PUBLISHED, figures)
+    return Findings(tuple(answer), PUBLISHED, figures, PUBLISHED_RANGE)
+
+
+def _bend(low: pd.Series, middle: pd.Series, high: pd.Series) -> tuple[float, float, float, float]:
+    """Gain per doubling of the rank before and after the middle cell, and an interval (MOVER) of the one less the other.
+
+    The middle cell stands in both gains with opposite signs, so its error counts in their sum.
+    """
+    first, second = math.log2(middle["rank"] / low["rank"]), math.log2(high["rank"] / middle["rank"])
+    before, after = (middle["mean"] - low["mean"]) / first, (high["mean"] - middle["mean"]) / second
+    parts = ((low, -1 / first), (middle, 1 / first + 1 / second), (high, -1 / second))
+    ends = [(w * (c["ci_low"] - c["mean"]), w * (c["ci_high"] - c["mean"])) for c, w in parts]
+    below, above = (math.hypot(*(pick(end) for end in ends)) for pick in (min, max))
+    return before, after, before - after - below, before - after + above

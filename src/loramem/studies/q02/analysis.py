@@ -30,7 +30,7 @@ def analyse(summary: dict) -> Findings:
         below = [row["rank"] for row in own if row["t_max_tokens"] is None]
         censored = [row["rank"] for row in own if row["censored"]]
         parts = [
-            f"rank {row['rank']} {row['shown']} tokens [{row['ci_low']:g}, {'>= ' if row['high_censored'] else ''}{row['ci_high']:g}]"
+            f"rank {row['rank']} {row['shown']} tokens [{row['ci_low']:,.0f}, {'>= ' if row['high_censored'] else ''}{row['ci_high']:,.0f}]"
             for row in reached
         ]
         text = (
@@ -49,7 +49,7 @@ def analyse(summary: dict) -> Findings:
             apart = reached[-1]["ci_low"] > reached[0]["ci_high"]
             answer.append(
                 f"{source}: the limit {'grows' if apart and grows else 'does not clearly grow'} with rank over the ranks that reach it "
-                f"(lowest [{reached[0]['ci_low']:g}, {reached[0]['ci_high']:g}], highest [{reached[-1]['ci_low']:g}, {reached[-1]['ci_high']:g}] tokens)."
+                f"(lowest [{reached[0]['ci_low']:,.0f}, {reached[0]['ci_high']:,.0f}], highest [{reached[-1]['ci_low']:,.0f}, {reached[-1]['ci_high']:,.0f}] tokens)."
             )
         failing = [
             c
