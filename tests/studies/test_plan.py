@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from loramem.answering.readings import ReadingTask
-from loramem.core.errors import Faults
+from loramem.core.errors import Faults, InputError
 from loramem.core.files import read_marker
 from loramem.modules.store import MODULE_MARKER, Store
 from loramem.retrieval import Retrieval
@@ -208,3 +208,10 @@ def test_sources_that_cannot_be_built_are_all_named(llama):
     with pytest.raises(Faults) as caught:
         make_plan(study(sources=sources, modules__spec__rank=[1]), llama)
     assert len(caught.value.faults) == 2
+
+
+def test_two_modules_are_never_averaged_under_one_name(llama):
+    """Budgets of one length that end differently have one label: the plan refuses them, before anything is trained."""
+    contrast = {"modules.budget": {"steps": 3, "stop_when_memorised": True}, "sources": ["phonebook"]}
+    with pytest.raises(InputError, match="would both be called phonebook-60-r"):
+        make_plan(study(modules__budget={"steps": 3}, contrasts=[contrast]), llama)

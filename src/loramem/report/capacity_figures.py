@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
@@ -138,13 +140,17 @@ def memory_law(law: dict) -> Figure:
     axis.set_ylabel("predicted by the law")
     axis.set_title(
         f"{law['source']}: dL = {law['scale']:.3g} r^{law['a']:.2f} l^-{law['b']:.2f} {law['c']:+.2f}\n"
-        f"R2 {law['r2']:.2f} on the cells fitted (full), {law['r2_held_out']:.2f} on the cells held out (open)",
+        f"R2 {_r2(law['r2'])} on the cells fitted (full), {_r2(law['r2_held_out'])} on the cells held out (open)",
         fontsize=9, loc="left",
     )  # fmt: skip
     figure.legend(
         *axis.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=4
     )
     return figure
+
+
+def _r2(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
 
 
 def protocols(cells: pd.DataFrame, source: str, metric: str) -> Figure:
@@ -159,7 +165,9 @@ def protocols(cells: pd.DataFrame, source: str, metric: str) -> Figure:
     part = part[part["rank"].isin(contrasted)]
     figure, axis = plt.subplots(figsize=(5.4, 3.8), layout="constrained")
     styles = ("-", "--", ":", "-.")
-    for number, (budget, colour) in enumerate(zip(sorted(part["budget"].unique()), COLOURS, strict=False)):
+    for number, (budget, colour) in enumerate(
+        zip(sorted(part["budget"].unique()), itertools.cycle(COLOURS), strict=False)
+    ):
         for which, rank in enumerate(sorted(part["rank"].unique())):
             own = part[(part["budget"] == budget) & (part["rank"] == rank)].sort_values("size_tokens")
             if own.empty:

@@ -88,7 +88,7 @@ def limits(m: Material) -> Iterator[Plot]:
         yield (
             f"{m.source}-limits", partial(capacity.limits, m.limits, m.source),
             "T_max: the largest load all of whose smaller loads pass the threshold too. Bars: 95 % interval over facts and seeds. "
-            "Arrow: the grid ends before the limit. A rank without a mark fails at the smallest load.",
+            "Arrow: the grid ends before the limit. A rank without a mark fails at its smallest load.",
         )  # fmt: skip
 
 

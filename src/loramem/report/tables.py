@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -39,7 +40,12 @@ def frames(summary: dict) -> dict[str, pd.DataFrame]:
         "laws": [{k: v for k, v in law.items() if k != "points"} for law in capacity["laws"]], "sweeps": summary["sweeps"],
         "verdicts": [{k: v for k, v in row.items() if k != "cells"} for row in summary["verdicts"]],
     }  # fmt: skip
-    return {name: pd.DataFrame(rows) for name, rows in found.items() if rows}
+    return {name: pd.DataFrame([_flat(row) for row in rows]) for name, rows in found.items() if rows}
+
+
+def _flat(row: dict) -> dict:
+    """A row whose lists and mappings are JSON text: a CSV cell holds one value."""
+    return {key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in row.items()}
 
 
 def write_tables(summary: dict, folder: Path) -> list[Path]:
@@ -105,7 +111,7 @@ def limits_tex(summary: dict) -> str:
     rows = [
         [
             f"{row['source']}, {row['budget']}", str(row["rank"]), f"{row['parameters']:,}", f"{100 * row['threshold']:g} %", row["shown"],
-            f"[{row['ci_low']:g}, {row['ci_high']:g}]",
+            f"[{row['ci_low']:g}, {'>= ' if row['high_censored'] else ''}{row['ci_high']:g}]",
             "--" if row["crossing_per_parameter"] is None else f"{1000 * row['crossing_per_parameter']:.0f}",
         ]
         for row in summary["capacity"]["limits"]

@@ -39,7 +39,7 @@ def module_facts(plan: Plan, store: Store) -> pd.DataFrame:
             "targets": _joined(spec.targets), "layers": _joined(spec.layers), "variant": spec.variant, "rank": spec.rank,
             "seed": module.seed, "parameters": module.parameters, "bytes": (folder / WEIGHTS).stat().st_size,
             "facts": len(module.source.records), "ended": marker.get("ended", "steps"),
-            "cause": cause(marker.get("ended", "steps"), log) if log else None,
+            "cause": cause(marker.get("ended", "steps"), log) if log and marker.get("ended") != "memorised" else None,
             "entropy_bits": sum(record.bits or 0.0 for record in module.source.records) or None,
         })  # fmt: skip
     return pd.DataFrame(found)
@@ -132,8 +132,9 @@ def _call_failures(
 ) -> None:
     """Give every cell that fails the lowest threshold its cause.
 
-    The same cell trained to a plateau, where the study has one, decides: it passes (so the budget was too short), or
-    it stands at a plateau (so the rank holds no more). Elsewhere the cell's own training log does (`metrics.capacity`).
+    Other protocols of the same cell decide first: one that passes, or scores clearly higher (the intervals do not
+    touch), shows that the budget was too short; one that stood at a plateau and fails too, that the rank holds no more.
+    Elsewhere the cell's own plateau search or loss curve does (`metrics.capacity.cause`).
     """
     lowest = min(choice.thresholds)
     for row in rows:
@@ -141,19 +142,20 @@ def _call_failures(
         if row["mean"] >= lowest:
             continue
         same = {key: row[key] for key in ("source", "targets", "layers", "variant", "rank", "size_tokens")}
-        longer = _match(modules, same)
-        longer = longer[longer["budget"].str.startswith("plateau") & (longer["budget"] != row["budget"])]
-        if row["budget"].startswith("plateau") or longer.empty:
-            row["cause"] = "capacity" if set(row["causes"]) == {"capacity"} else "budget"
-            row["cause_from"] = (
-                "plateau search" if row["budget"].startswith("plateau") else "its own loss curve"
-            )
+        others = _match(ended, {**same, "metric": choice.metric})
+        others = others[(others["budget"] != row["budget"]) & others["mean"].notna()]
+        better = others[(others["mean"] >= lowest) | (others["ci_low"] > row["ci_high"])]
+        if len(better):
+            row["cause"], row["cause_from"] = "budget", f"better under {better.iloc[0]['budget']}"
             continue
-        twin = _match(ended, {**same, "budget": longer.iloc[0]["budget"], "metric": choice.metric})
-        passed = not twin.empty and float(twin.iloc[0]["mean"]) >= lowest
-        stood = set(longer["cause"]) == {"capacity"}
-        row["cause"] = "capacity" if stood and not passed else "budget"
-        row["cause_from"] = "the same cell trained to a plateau"
+        searched = _match(modules, same)
+        searched = searched[searched["budget"].str.startswith("plateau")]
+        if not row["budget"].startswith("plateau") and len(searched):
+            row["cause"] = "capacity" if set(searched["cause"]) == {"capacity"} else "budget"
+            row["cause_from"] = "the same cell trained to a plateau"
+            continue
+        row["cause"] = "capacity" if set(row["causes"]) == {"capacity"} else "budget"
+        row["cause_from"] = "plateau search" if row["budget"].startswith("plateau") else "its own loss curve"
 
 
 def _limits(
@@ -189,7 +191,7 @@ def _limits(
         cross_low, cross_high = np.quantile(crossings, [0.025, 0.975], method="nearest")
         usable = at.load is not None and not at.censored
         found.append({
-            **series, "rank": rank, "metric": choice.metric, "threshold": threshold, "t_max_tokens": at.load, "censored": at.censored,
+            **series, "rank": rank, "metric": choice.metric, "threshold": threshold, "smallest_tokens": sizes[0], "t_max_tokens": at.load, "censored": at.censored,
             "shown": at.shown, "ci_low": float(low), "ci_high": float(high), "high_censored": bool(high >= sizes[-1]),
             "crossing_tokens": at.crossing, "crossing_low": float(cross_low) if cross_low < math.inf else None, "crossing_high": float(cross_high) if cross_high < math.inf else None,
             "facts": facts.get(int(at.load), 0) if at.load is not None else 0, "parameters": parameters,

@@ -39,7 +39,7 @@ def analysis_of(study: str) -> Analyse | None:
 
 
 def cells_of(summary: dict, **wanted: object) -> pd.DataFrame:
-    """The cells of a summary, as they ended, that match; `budget` None takes the grid with most cells."""
+    """The cells of a summary, as they ended, that match every given column."""
     table = pd.DataFrame(summary["cells"])
     if table.empty:
         return table

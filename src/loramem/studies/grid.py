@@ -18,7 +18,7 @@ _SETTINGS = ({"max_exposures", "window", "min_fall", "patience", "cooldown"}, {"
 _GROUPS = {"all-linear", "attention", "mlp", "all", "first-half", "second-half"}
 
 
-def set_path(tree: dict, path: str, value: Any) -> None:
+def set_path(tree: dict, path: str, value: Any, *, where: str = "--set") -> None:
     """Set `a.b.c` in nested mappings. Raises `InputError` when the path runs through a value.
 
     >>> tree = {"a": {"b": 1}}; set_path(tree, "a.c", 2); tree
@@ -29,7 +29,7 @@ def set_path(tree: dict, path: str, value: Any) -> None:
     for depth, key in enumerate(parents):
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
-            raise InputError(f"--set {path}: {'.'.join(parents[: depth + 1])} holds a value, not settings")
+            raise InputError(f"{where} {path}: {'.'.join(parents[: depth + 1])} holds a value, not settings")
     node[last] = value
 
 

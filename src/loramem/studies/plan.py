@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from loramem.answering.readings import STEMS, ReadingTask
 from loramem.base.model import Base
 from loramem.base.prompts import Encoded
-from loramem.core.errors import Faults, LoramemError
+from loramem.core.errors import Faults, InputError, LoramemError
 from loramem.modules.controls import random_recipe
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
 from loramem.modules.targets import parameter_count
@@ -152,7 +152,7 @@ def make_plan(study: Study, base: Base) -> Plan:
     cells: list[Cell] = []
     skipped = 0
     for key, built in sources.items():
-        varied = _varied(study.grid[key])
+        varied = _varied(study.grid[key], swept=bool(study.chosen))
         for source in built:
             learnt = learn(study.file.supervision.recipe, base, key, source)
             planned: dict[str, ModulePlan] = {}  # two points may come to one module once rates are chosen
@@ -166,7 +166,20 @@ def make_plan(study: Study, base: Base) -> Plan:
                     module = plan_module(base, point.config, learnt, seed)
                     planned[module.id] = modules.setdefault(module.id, module)
             cells += _cells(study, key, source, list(planned.values()), varied, controls)
+    _refuse_doubles(cells)
     return Plan(sources, modules, controls, _with_partners(cells, modules), skipped)
+
+
+def _refuse_doubles(cells: Sequence[Cell]) -> None:
+    """Two modules under one name would be averaged. Raises `InputError` where settings differ that no name shows."""
+    seen: dict[tuple, Cell] = {}
+    for cell in cells:
+        other = seen.setdefault((cell.slug, cell.seed), cell)
+        if other.task.module != cell.task.module:
+            raise InputError(
+                f"two different modules would both be called {cell.slug} (seed {cell.seed}); their budgets differ in more than their "
+                "length, so run them as two studies"
+            )
 
 
 def learn(recipe: str, base: Base, key: str, source: Source) -> Learnt:
@@ -190,8 +203,9 @@ def plan_module(base: Base, config: ModuleConfig, learnt: Learnt, seed: int) -> 
     return ModulePlan(identity, recipe, config, learnt, seed, job, parameter_count(base.model, config.spec))
 
 
-def _varied(configs: Sequence[ModuleConfig]) -> list[tuple[str, str]]:
-    """Fields that take several values over the grid; rank is always named. What follows rank alone (lr) is not."""
+def _varied(configs: Sequence[ModuleConfig], *, swept: bool = False) -> list[tuple[str, str]]:
+    """Fields that take several values over the grid; rank is always named. What follows rank alone (lr) is not, nor is
+    a swept rate, so that a cell keeps its name whatever the sweep found."""
     found = [("spec", "rank")]
     fields = [
         (part, name)
@@ -201,7 +215,7 @@ def _varied(configs: Sequence[ModuleConfig]) -> list[tuple[str, str]]:
     for section, name in [*fields, ("budget", "label")]:
         by_rank = {(config.spec.rank, str(getattr(getattr(config, section), name))) for config in configs}
         ranks = {config.spec.rank for config in configs}
-        if name != "rank" and len(by_rank) > len(ranks):
+        if name != "rank" and len(by_rank) > len(ranks) and not (swept and name == "lr"):
             found.append((section, name))
     return found
 

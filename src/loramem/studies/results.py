@@ -45,9 +45,11 @@ def _cell_columns(study: Study, cell: Cell, base: Base, store: Store) -> dict:
     if cell.module is not None:
         config = cell.module.config
         steps, ended = cell.snapshot, None
+        marker = read_marker(store.module_folder(cell.module.id) / MODULE_MARKER)
+        taken = marker.get("steps_taken", cell.module.job.steps)
         if steps is None:
-            marker = read_marker(store.module_folder(cell.module.id) / MODULE_MARKER)
-            steps, ended = marker.get("steps_taken", cell.module.job.steps), marker.get("ended", "steps")
+            steps, ended = taken, marker.get("ended", "steps")
+        steps = min(steps, taken)  # a snapshot later than an early end is the module as it ended
         row.update(
             n_modules=1, supervision=study.file.supervision.recipe, generator="source",
             objective=f"{config.objective.name}-{config.objective.loss_on}", rank=config.spec.rank, alpha=config.spec.scale * config.spec.rank,

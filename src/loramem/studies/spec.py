@@ -154,7 +154,7 @@ def _points(file: StudyFile, source: str) -> list[Point]:
         body = {"modules": copy.deepcopy(file.modules)}
         for path, value in changes.items():
             if path not in CONFINES:
-                grid.set_path(body, path, copy.deepcopy(value))
+                grid.set_path(body, path, copy.deepcopy(value), where=where)
         sizes = tuple(changes["sizes"]) if "sizes" in changes else None
         for settings in grid.expand(body["modules"], source=source):
             rate = settings.get("optimizer", {}).get("lr")
@@ -206,19 +206,31 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
         for path, value in changes.items():
             names = value if isinstance(value, list) else [value]
             if path == "sources":
+                if not isinstance(value, list) or not value:
+                    faults.append(f"contrasts[{number}].sources: give a list of sources, not {value!r}")
+                    continue
                 faults += [
                     f"contrasts[{number}].sources: unknown source {name!r}; {nearest(str(name), file.sources)}"
                     for name in names
                     if name not in file.sources
                 ]
             elif path == "sizes":
-                if not isinstance(value, list) or not all(type(size) is int for size in value):
+                if not isinstance(value, list) or not value or not all(type(size) is int for size in value):
                     faults.append(f"contrasts[{number}].sizes: give a list of sizes in tokens, not {value!r}")
+                    continue
+                known = {size for source in file.sources.values() for size in source.get("sizes", ())}
+                faults += [
+                    f"contrasts[{number}].sizes: no source has the size {size}; allowed: {', '.join(map(str, sorted(known)))}"
+                    for size in value
+                    if size not in known
+                ]
             elif path.split(".")[0] != "modules" or path.count(".") < 1:
                 faults.append(f"contrasts[{number}]: {path!r} is no path of modules, e.g. modules.budget")
     if not faults:
         for key in file.sources:
             collect(_points, file, key)
+            if key in file.capacity and not faults:
+                faults += _faults_of_capacity(key, _points(file, key))
     collect(_retrievals, file)
     for key, choice in file.capacity.items():
         if key not in file.sources:
@@ -228,11 +240,36 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
                 f"capacity.{key}.metric: {choice.metric!r} is not measured; {nearest(choice.metric, file.metrics)}"
             )
     faults += [
+        f"retrieval.{field}: an empty list has no values"
+        for field, value in file.retrieval.items()
+        if value == []
+    ]
+    faults += [
+        f"skip[{number}]: give at least one of source, rank and size_tokens; as it is it skips everything"
+        for number, skip in enumerate(file.skip)
+        if skip == Skip()
+    ]
+    faults += [
         f"skip: unknown source {skip.source!r}; {nearest(skip.source, file.sources)}"
         for skip in file.skip
         if skip.source is not None and skip.source not in file.sources
     ]
     return faults
+
+
+def _faults_of_capacity(source: str, points: Sequence[Point]) -> list[str]:
+    """A limit is read off one module per rank and load: whatever else varies must name another grid."""
+    seen: dict[tuple, ModuleConfig] = {}
+    for point in points:
+        spec = point.config.spec
+        key = (spec.rank, point.config.budget.label, spec.targets, spec.layers, spec.variant)
+        other = seen.setdefault(key, point.config)
+        if other != point.config:
+            return [
+                f"capacity.{source}: two modules of rank {spec.rank} under {point.config.budget.label} differ in something else than "
+                "targets, layers or variant, so their limit is not defined; give one value, or leave out capacity"
+            ]
+    return []
 
 
 def validate(body: Mapping[str, Any], scale: str) -> Study:
@@ -321,9 +358,12 @@ def read_document(name: str, *, seen: tuple[str, ...] = ()) -> dict:
     parent = document.pop("extends", None)
     if parent is None:
         return document
-    merged = {**read_document(str(parent), seen=(*seen, name)), **document}
+    if str(parent) not in shipped() and name not in shipped():  # a path is meant from the file that names it
+        parent = Path(name).expanduser().parent / str(parent)
+    inherited = read_document(str(parent), seen=(*seen, name))
+    merged = {**inherited, **document}
     if "scales" in document:
-        scales = read_document(str(parent), seen=(*seen, name)).get("scales") or {}
+        scales = inherited.get("scales") or {}
         own = document["scales"] or {}
         merged["scales"] = {
             key: {**(scales.get(key) or {}), **(own.get(key) or {})} for key in (*scales, *own)
