@@ -30,7 +30,7 @@ def limit(rank: int, low: float | None, at: float | None, high: float | None, **
     parameters = 100 * rank
     row = {
         "source": "phonebook", "budget": MAIN, "rank": rank, "metric": "exact_match", "threshold": 0.9,
-        "t_max_tokens": at if at is not None else 4000, "censored": at is None, "shown": ">= 4,000" if at is None else f"{at:,.0f}",
+        "smallest_tokens": 250, "t_max_tokens": at if at is not None else 4000, "censored": at is None, "shown": ">= 4,000" if at is None else f"{at:,.0f}",
         "ci_low": low if low is not None else 4000, "ci_high": high if high is not None else 4000,
         "high_censored": high is None, "crossing_tokens": at, "crossing_low": low, "crossing_high": high,
         "parameters": parameters, "crossing_per_parameter": None if at is None else at / parameters,
@@ -161,7 +161,8 @@ def test_q02_says_nothing_of_the_limit_of_a_censored_rank():
     limits = [limit(1, 400, 500, 600), limit(4, 900, 1000, None), limit(16, None, None, None), limit(64, None, None, None)]  # fmt: skip
     first, second, *_ = q02(summary(limits=limits)).answer
     assert "rank 1 500 tokens [400, 600]; rank 4 1,000 tokens [900, >= 4,000]" in first
-    assert "beyond the largest load for rank 16 and 64, so nothing is said of their limit" in first
+    for rank in (16, 64):
+        assert f"rank {rank} passes its largest load" in first and "so nothing is said of its limit" in first
     assert "16" not in second and "64" not in second
     alone = q02(summary(limits=[limit(16, None, None, None)])).answer
     assert (
@@ -176,7 +177,7 @@ def test_q02_names_ranks_that_fail_at_the_smallest_load():
         1, 0, None, 0, t_max_tokens=None, censored=False, high_censored=False, shown="below the grid"
     )
     (said,) = q02(summary(limits=[below, limit(4, 900, 1000, 1100)])).answer
-    assert "below the smallest load for rank 1" in said and "rank 4 1,000 tokens" in said
+    assert "rank 1 fails at its smallest load already" in said and "rank 4 1,000 tokens" in said
 
 
 def test_q02_takes_the_middle_threshold_of_the_main_protocol():

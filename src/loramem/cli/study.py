@@ -151,7 +151,8 @@ def study_compare(
     from loramem.studies.compare import compare_runs
 
     found = compare_runs(a, b, metrics=tuple(METRICS.get(name).name for name in metric or ()))
-    table = Table(title=f"{b} - {a}: {found['made']} paired tests, p adjusted (Holm)", title_justify="left")
+    print(f"{b} - {a}: {found['made']} paired tests, p adjusted (Holm)")
+    table = Table()
     for name in ("cell", "metric", "probe", "facts", "a", "b", "difference [95 %]", "p adjusted"):
         table.add_column(name, justify="left" if name in ("cell", "metric", "probe") else "right")
     for row in found["tests"]:
@@ -197,10 +198,11 @@ def study_plan_capacity(
     ways = plan_holding(facts, measured(summary, source, threshold, main_budget(summary, source)))
     if not ways:
         raise InputError(f"{run}: no rank holds even the smallest load of {source} at {100 * threshold:g} %")
-    table = Table(
-        title=f"To hold {facts:,} {source} facts at {100 * threshold:g} % (base {summary['run']['base']}, as measured in {run})",
-        title_justify="left",
+    print(
+        f"{facts:,} {source} facts at {100 * threshold:g} % on base {summary['run']['base']}, modules trained for "
+        f"{main_budget(summary, source)}, as measured in {run}:"
     )
+    table = Table()
     for name in ("modules", "rank", "facts each", "most one holds", "parameters"):
         table.add_column(name, justify="right")
     for way in ways:

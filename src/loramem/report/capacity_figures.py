@@ -189,9 +189,7 @@ def protocols(cells: pd.DataFrame, source: str, metric: str) -> Figure:
     axis.set_ylim(-0.09, 1.1)
     load_axis(axis, sorted(int(size) for size in part["size_tokens"].unique()))
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
-    axis.set_title(
-        f"{source}: what the training protocol does (labels: exposures per fact)", fontsize=9.5, loc="left"
-    )
+    axis.set_title(f"{source}: what the training protocol does (labels: exposures)", fontsize=9.5, loc="left")
     figure.legend(
         *axis.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=2
     )
@@ -212,9 +210,11 @@ def protocol_name(budget: str) -> str:
 
 
 def beyond(cells: pd.DataFrame, source: str) -> Figure:
-    """Questions the module was not trained on, beside the trained one: every wording by rank at the largest load."""
+    """Questions the module was not trained on, beside the trained one: every wording by rank, at the largest of the loads
+    that most ranks learnt."""
     part = cells[(cells["source"] == source) & (cells["reading"] == "module")]
-    part = part[part["size_tokens"] == part["size_tokens"].max()]
+    ranks_at = part.groupby("size_tokens")["rank"].nunique()
+    part = part[part["size_tokens"] == ranks_at[ranks_at == ranks_at.max()].index.max()]
     wanted = [
         ("exact_match", "trained", "trained wording"), ("exact_match", "heldout", "held-out wording"),
         ("exact_match", "reverse", "reversed"), ("efficacy", "trained", "trained statement"), ("paraphrase", "paraphrase", "paraphrase"),

@@ -222,7 +222,7 @@ def heat_map(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
     axis.set_xlabel("knowledge written (tokens of the base)")
     axis.set_ylabel("rank")
     axis.set_title(
-        f"{source}: {TITLES.get(metric, metric)} of the module (hatched: no result)", fontsize=10, loc="left"
+        f"{source}: {TITLES.get(metric, metric)} of the module (hatched: not run)", fontsize=10, loc="left"
     )
     return figure
 

@@ -358,9 +358,10 @@ def read_document(name: str, *, seen: tuple[str, ...] = ()) -> dict:
     parent = document.pop("extends", None)
     if parent is None:
         return document
-    if str(parent) not in shipped() and name not in shipped():  # a path is meant from the file that names it
-        parent = Path(name).expanduser().parent / str(parent)
-    inherited = read_document(str(parent), seen=(*seen, name))
+    parent = str(parent)
+    if Path(parent).suffix in (".yaml", ".yml"):  # a path is meant from the file that names it
+        parent = str(Path(name).expanduser().parent / parent)
+    inherited = read_document(parent, seen=(*seen, name))
     merged = {**inherited, **document}
     if "scales" in document:
         scales = inherited.get("scales") or {}
