@@ -34,8 +34,8 @@ class CounterFactConfig(Config):
     path: str | None = None
     """A JSON file of records (ROME or EasyEdit form), or a folder with records and CSV slices; None generates."""
     beyond: Annotated[int, Field(ge=0)] | None = None
-    """Edits asked in other ways than the trained prompt (paraphrases, neighbours, negation), the first N of a slice;
-    None: all."""
+    """Edits asked in other ways than the trained prompt (paraphrases, neighbours, negation), N spread over a
+    slice; None: all."""
     generations: Annotated[int, Field(ge=0)] = 20
     """Edits after whose generation prompts the model goes on freely (fluency, consistency); 0: none."""
     snippets: str | None = None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loramem.sources.slicing import spread
 from loramem.sources.types import Document, Phrasing, Probe, Record, Source
 
 
@@ -73,8 +74,8 @@ def edit_source(
     generations: int = 0,
     beyond: int | None = None,
 ) -> Source:
-    """One document of edited statements. Every edit is asked at its trained prompt, the first `beyond` also at their
-    paraphrases, neighbours and negation, and the first `generations` let the model go on freely.
+    """One document of edited statements. Every edit is asked at its trained prompt, `beyond` of them (spread over the
+    statements) also at their paraphrases, neighbours and negation, and `generations` let the model go on freely.
 
     A neighbour that is itself edited in this slice has no true answer any more; it is left out and counted.
     """
@@ -103,9 +104,10 @@ def edit_source(
             )
         )
 
-    for place, edit in enumerate(edits):
+    asked_more = spread([edit.case_id for edit in edits], beyond)
+    for edit in edits:
         compare(edit, "trained", "trained", edit.prompt, 0)
-        if beyond is not None and place >= beyond:
+        if edit.case_id not in asked_more:
             continue
         for number, prompt in enumerate(edit.paraphrases):
             compare(edit, f"paraphrase-{number}", "paraphrase", prompt, 0)
@@ -115,15 +117,16 @@ def edit_source(
                 continue
             compare(edit, f"neighbour-{number}", "neighbour", prompt, 1, true)
         compare(edit, "negated", "negated", negated(edit.prompt), 1)
-    for edit in [edit for edit in edits if edit.generations][:generations]:
+    free = [edit for edit in edits if edit.generations]
+    going_on = spread([edit.case_id for edit in free], generations)
+    for edit in [edit for edit in free if edit.case_id in going_on]:
         for number, prompt in enumerate(edit.generations):
             identity = f"{edit.case_id}-generation-{number}"
             probes.append(
                 Probe(identity, edit.case_id, name, "continue", "generation", prompt, edit.references)
             )
-    many = len(edits) if beyond is None else min(beyond, len(edits))
     counts = (
-        f"{len(edits)} edits asked at their prompt, {many} also at paraphrases, neighbours and negation; "
+        f"{len(edits)} edits asked at their prompt, {len(asked_more)} also at paraphrases, neighbours and negation; "
         f"{dropped} neighbours left out because the slice edits them"
     )
     return Source("counterfact", (Document(name, records),), tuple(probes), settings, size, (counts, *notes))

@@ -24,7 +24,7 @@ from loramem.core.identity import seed_from
 from loramem.sources.almanac.phrasing import PHONE_HELDOUT, PHONE_NEGATED, PHONE_REVERSE
 from loramem.sources.almanac.render import phone_number
 from loramem.sources.published import choose_slices, raise_faults, read_column, read_list, slice_files
-from loramem.sources.slicing import nested_slices
+from loramem.sources.slicing import nested_slices, spread
 from loramem.sources.types import Document, Phrasing, Probe, Record, Source
 
 BITS = 10 * math.log2(10)
@@ -45,7 +45,7 @@ class PhoneBookConfig(Config):
     seed: int = 11
     """Of names, numbers and held-out wording; a training seed is another thing."""
     beyond: Annotated[int, Field(ge=0)] | None = None
-    """Facts asked in other ways than the trained question, the first N of a slice; None: all."""
+    """Facts asked in other ways than the trained question, N spread over a slice; None: all."""
     path: str | None = None
     """Folder (or one CSV file) of published slices; None generates."""
     slices: Literal["recut", "published"] = "recut"
@@ -140,11 +140,12 @@ def phonebook_source(
     notes: tuple[str, ...] = (),
     beyond: int | None = None,
 ) -> Source:
-    """One document of lines; every fact is asked as trained, the first `beyond` also in one held-out wording,
-    reversed and negated."""
+    """One document of lines; every fact is asked as trained, `beyond` of them (spread over the lines) also in one
+    held-out wording, reversed and negated."""
     name = f"phonebook-{size}"
     records, probes = [], []
-    for number, entry in enumerate(entries):
+    asked_more = spread([f"phone:{entry.name}" for entry in entries], beyond)
+    for entry in entries:
         case = f"phone:{entry.name}"
         held = PHONE_HELDOUT[seed_from("phone-heldout", seed, entry.name) % len(PHONE_HELDOUT)]
         records.append(Record(case, entry.line, "chat", entry.question, entry.number, BITS))
@@ -154,11 +155,10 @@ def phonebook_source(
             ("reverse", PHONE_REVERSE.format(v=entry.number), entry.name, None),
             ("negated", PHONE_NEGATED.format(e=entry.name), entry.number, None),
         )
-        for phrasing, question, answer, bits in asked if beyond is None or number < beyond else asked[:1]:
+        for phrasing, question, answer, bits in asked if case in asked_more else asked[:1]:
             identity = f"{case}-{phrasing}"
             probes.append(Probe(identity, case, name, "generate", phrasing, question, (answer,), bits=bits))
-    many = len(entries) if beyond is None else min(beyond, len(entries))
-    counts = f"{len(entries)} facts asked in the trained wording, {many} also in a held-out one, reversed and negated"
+    counts = f"{len(entries)} facts asked in the trained wording, {len(asked_more)} also in a held-out one, reversed and negated"
     return Source(
         "phonebook", (Document(name, tuple(records)),), tuple(probes), settings, size, (counts, *notes)
     )

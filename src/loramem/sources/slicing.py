@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from loramem.core.errors import Faults
+from loramem.core.identity import seed_from
+
+
+def spread(cases: Sequence[str], count: int | None) -> frozenset[str]:
+    """`count` of the cases (None: all), drawn by their names alone, so that they lie all over a document.
+
+    The first ones would not do: they are what a context that is cut at its end still holds.
+
+    >>> len(spread(["a", "b", "c"], 2)), spread(["a", "b"], None) == {"a", "b"}
+    (2, True)
+    """
+    chosen = cases if count is None else sorted(cases, key=lambda case: seed_from("spread", case))[:count]
+    return frozenset(chosen)
 
 
 def nested_slices(
