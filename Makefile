@@ -23,6 +23,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	"$(BIN)/python" benchmarks/bank.py
 	"$(BIN)/python" benchmarks/read.py
+	"$(BIN)/python" benchmarks/grid.py
 
 $(STAMP): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv "$(VENV)"
