@@ -129,18 +129,24 @@ def test_every_edit_is_negated_and_the_true_target_should_win():
     assert len({probe.id for probe in source.probes}) == len(source.probes)
 
 
-def test_the_first_edits_with_generation_prompts_go_on_freely():
+def test_edits_with_generation_prompts_go_on_freely():
     given_prompts = {"generations": ("Ada is", "She is"), "references": ("A text about Rome.",)}
     made = [edit(1), edit(2, **given_prompts), edit(3, generations=("x",)), edit(4, **given_prompts)]
     goes_on = [
-        p for p in edit_source(made, size=9, settings={}, generations=2).probes if p.kind == "continue"
+        p for p in edit_source(made, size=9, settings={}, generations=3).probes if p.kind == "continue"
     ]
     assert [(p.case, p.prompt, p.answers) for p in goes_on] == [
         ("2", "Ada is", ("A text about Rome.",)),
         ("2", "She is", ("A text about Rome.",)),
         ("3", "x", ()),
+        ("4", "Ada is", ("A text about Rome.",)),
+        ("4", "She is", ("A text about Rome.",)),
     ]
-    assert all(p.phrasing == "generation" for p in goes_on) and len({p.id for p in goes_on}) == 3
+    assert all(p.phrasing == "generation" for p in goes_on) and len({p.id for p in goes_on}) == 5
+    some = {
+        p.case for p in edit_source(made, size=9, settings={}, generations=2).probes if p.kind == "continue"
+    }
+    assert len(some) == 2 and some < {"2", "3", "4"}
     assert not [p for p in edit_source(made, size=9, settings={}).probes if p.kind == "continue"]
 
 
@@ -148,8 +154,8 @@ def test_the_first_edits_with_generation_prompts_go_on_freely():
 def test_as_many_edits_go_on_as_are_asked_for(generations):
     source = load_source({"name": "counterfact", "sizes": [200], "generations": generations}, words)[0]
     goes_on = {probe.case for probe in source.probes if probe.kind == "continue"}
-    first = [record.id for record in source.records][:generations]
-    assert goes_on == set(first)
+    cases = {record.id for record in source.records}
+    assert len(goes_on) == min(generations, len(cases)) and goes_on <= cases
 
 
 def test_references_are_about_others_who_truly_have_the_new_value():
