@@ -52,7 +52,7 @@ def analyse(summary: dict) -> Findings:
                 f"{source}: of {len(failing)} cells that fail {100 * thresholds[0]:g} %, {by_capacity} stand at a plateau of the loss "
                 f"(capacity) and {len(failing) - by_capacity} still fell when the budget ended (budget)"
                 + (
-                    ": these are limits of the budget, and a limit of capacity was not reached."
+                    "; so no limit of capacity is shown (a loss curve under a decaying rate errs towards budget)."
                     if by_capacity == 0
                     else "."
                 )
