@@ -6,6 +6,7 @@ from pathlib import Path
 
 from loramem.base import load_base
 from loramem.base.model import Base
+from loramem.base.prompts import Encoded
 from loramem.core.errors import LoramemError
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
 from loramem.modules.store import Store, StoredModule
@@ -18,8 +19,9 @@ from loramem.studies.run import RunResult, execute
 from loramem.studies.spec import Study
 from loramem.studies.spec import load as load_study
 from loramem.synthesis import synthesize
+from loramem.synthesis.contexts import teacher_forms
 from loramem.synthesis.supervision import load as load_supervision
-from loramem.training import TrainJob, bucket_length, train_pack
+from loramem.training import Teacher, TrainJob, bucket_length, train_modules
 
 __all__ = ["Store", "load_base", "load_source", "load_study", "run_study", "synthesize", "train_one"]
 
@@ -71,27 +73,33 @@ def train_one(
     examples = learnt.encode(loaded.prompts)
     length = bucket_length(examples, loaded.context_length)
     steps = config.budget.steps_for(len(examples), config.optimizer.batch)
-    recipe = trained_recipe(loaded, learnt.hash, config, steps=steps, length=length, seed=seed)
+    teacher: tuple[Encoded, ...] = ()
+    if config.objective.name == "dcd":
+        forms = teacher_forms(learnt, (), loaded.prompts, context_tokens=config.objective.context_tokens)
+        teacher = forms.examples
+    if config.distractors is not None:
+        full = tuple(kept.module(identity).id for identity in config.distractors.modules)
+        config = config.model_copy(
+            update={"distractors": config.distractors.model_copy(update={"modules": full})}
+        )
+    recipe = trained_recipe(
+        loaded, learnt.hash, config, steps=steps, length=length, seed=seed, teacher=teacher
+    )
     identity = module_hash(recipe)
     if kept.has_module(identity):
         return kept.module(identity)
     errors: list[Exception] = []
     job = TrainJob(
-        identity,
-        config.spec,
-        config.objective,
-        config.optimizer,
-        steps,
-        seed,
-        examples,
-        length,
-        config.budget,
-    )
-    train_pack(
+        identity, config.spec, config.objective, config.optimizer, steps, seed, examples, length, config.budget, teacher,
+        config.distractors,
+    )  # fmt: skip
+    train_modules(
         loaded,
         [job],
         on_finish=lambda done: save_trained(kept, done, recipe, config.spec, loaded),
         on_fail=lambda key, error: errors.append(error),
+        find=lambda other: kept.module(other).load(),
+        teacher=Teacher(loaded, kept.teacher_cache),
     )
     if errors:
         raise errors[0] if isinstance(errors[0], LoramemError) else LoramemError(str(errors[0]))

@@ -18,9 +18,10 @@ from loramem.core.errors import InputError
 from loramem.modules.bank import Bank
 from loramem.modules.spec import Budget, LoraSpec, Objective, Optimizer
 from loramem.modules.targets import resolve_targets
-from loramem.training.loop import TrainJob, _Data, bucket_length, train_pack
+from loramem.training import TrainJob, bucket_length, train_modules
+from loramem.training.feed import Feed
 from loramem.training.optimizer import clip_by_module
-from loramem.training.packing import plan_packs
+from loramem.training.packing import Queue
 from loramem.training.schedule import factor
 
 
@@ -52,7 +53,7 @@ def job(
 
 def train(base, jobs) -> dict:
     found: dict = {}
-    train_pack(
+    train_modules(
         base,
         jobs,
         on_finish=lambda done: found.update({done.key: done}),
@@ -80,7 +81,7 @@ def solo(base, one: TrainJob) -> dict[str, torch.Tensor]:
     schedule = get_scheduler(
         "cosine", optimizer, num_warmup_steps=int(0.1 * one.steps), num_training_steps=one.steps
     )
-    feed = _Data(one, base.prompts.pad_id, torch.device("cpu"))
+    feed = Feed(one, base.prompts.pad_id, torch.device("cpu"))
     model.eval()  # the base's own dropout (GPT-2 has some) is off while modules learn
     for _ in range(one.steps):
         chosen = feed.next()
@@ -247,7 +248,7 @@ def test_tokens_are_counted_and_truncation_reported(bases):
 def test_every_example_is_seen_equally_often():
     data = examples(0, 50, count=5)
     one = TrainJob("x", LoraSpec(rank=1), Objective(), Optimizer(lr=1, batch=2), 10, 3, data, 24)
-    feed = _Data(one, 0, torch.device("cpu"))
+    feed = Feed(one, 0, torch.device("cpu"))
     seen = torch.cat([feed.next() for _ in range(10)])
     assert torch.bincount(seen, minlength=5).tolist() == [4] * 5
 
@@ -283,18 +284,6 @@ def test_clipping_equals_torch_row_by_row():
     assert torch.allclose(mine, torch.stack(expected), atol=1e-7)
     assert torch.allclose(norms, grads.norm(dim=1))
     assert torch.equal(clip_by_module(grads.clone(), torch.full((3,), torch.inf)), grads.norm(dim=1))
-
-
-def test_packs_share_length_and_batch_and_keep_every_job(bases):
-    base = bases["llama"]
-    jobs = [job(base, f"{rank}-{batch}", rank=rank, batch=batch) for rank in (1, 2, 4, 8) for batch in (2, 4)]
-    packs = plan_packs(jobs, base, rows=8)
-    assert sorted(j.key for pack in packs for j in pack) == sorted(j.key for j in jobs)
-    assert all(
-        len({(j.length, j.optimizer.batch) for j in pack}) == 1 and len(pack) * pack[0].optimizer.batch <= 8
-        for pack in packs
-    )
-    assert all(len(pack) == 1 for pack in plan_packs(jobs, base, budget_bytes=1))
 
 
 def test_budgets():

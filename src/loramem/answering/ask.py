@@ -9,7 +9,6 @@ from loramem.base.model import Base
 from loramem.inference.generate import Generation, Request, generate
 from loramem.inference.limits import MAX_CONTINUATION, MAX_NEW_TOKENS
 from loramem.inference.loglik import Score, ScoreRequest, loglikelihood
-from loramem.inference.prefix import generate_shared, loglikelihood_shared
 from loramem.modules.bank import Bank
 from loramem.modules.store import Store
 from loramem.retrieval import Retrieval, search
@@ -49,7 +48,7 @@ def answer_without_context(
     """Answer (probes, module id or None) pairs together; every row goes with its own module."""
     ids = list(dict.fromkeys(module for _, module in tasks if module is not None))
     loaded = [store.module(identity).load() for identity in ids]
-    bank = Bank(base.model, [spec for spec, _ in loaded]) if loaded else None
+    bank = Bank(base.model, [spec for spec, _ in loaded], frozen=True) if loaded else None
     queue = _Queue()
     for task, (probes, module) in enumerate(tasks):
         for number, probe in enumerate(probes):
@@ -128,16 +127,22 @@ def _answer_after(
     for kind, limit in (("generate", MAX_NEW_TOKENS), ("continue", MAX_CONTINUATION)):
         own = [number for number, probe in enumerate(probes) if probe.kind == kind]
         ask = base.prompts.suffix if kind == "generate" else base.prompts.following
-        pairs = [(placed[number][0], ask(probes[number].prompt)) for number in own]
-        said, _ = generate_shared(base, pairs, max_new_tokens=limit, rows=rows)
+        asks = [
+            Request(tuple(ask(probes[number].prompt)), None, limit, prefix=tuple(placed[number][0]))
+            for number in own
+        ]
+        said = generate(base, asks, rows=rows)
         found |= {n: row_of(probes[n], out, [], cut=placed[n][1]) for n, out in zip(own, said, strict=True)}
     own = [number for number, probe in enumerate(probes) if probe.kind == "compare"]
     asked = [
-        (placed[number][0], base.prompts.following(probes[number].prompt), base.prompts.target(answer))
+        ScoreRequest(
+            tuple(base.prompts.following(probes[number].prompt)), tuple(base.prompts.target(answer)),
+            prefix=tuple(placed[number][0]),
+        )
         for number in own
         for answer in probes[number].answers
-    ]
-    scores, _ = loglikelihood_shared(base, asked, rows=rows)
+    ]  # fmt: skip
+    scores = loglikelihood(base, asked, rows=rows)
     for place, number in enumerate(own):
         pair = scores[2 * place : 2 * place + 2]
         found[number] = row_of(probes[number], None, pair, cut=placed[number][1])

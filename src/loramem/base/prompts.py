@@ -23,10 +23,15 @@ _PLAIN = ("Question:", " ", "\nAnswer:", " ")
 
 @dataclass(frozen=True)
 class Encoded:
-    """A training example: `ids[answer_start:]` is the answer with its end of turn."""
+    """A training example: `ids[answer_start:]` is the answer with its end of turn.
+
+    The first `shared` ids are the same for all examples on the same context (0: there is none); at least one more
+    stands between them and the answer.
+    """
 
     ids: tuple[int, ...]
     answer_start: int
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,16 @@ class PromptBuilder:
     def count(self, text: str) -> int:
         """Length of `text` in tokens of the base: the unit of every size."""
         return len(self._plain_tokens(text))
+
+    def cut(self, text: str, tokens: int) -> tuple[str, int]:
+        """(the longest beginning of `text` of at most `tokens` tokens, how many tokens were cut away)."""
+        kept, size = text, self.count(text)
+        whole = size
+        while size > tokens:
+            # characters in proportion, then a little less, until the tokenizer agrees
+            kept = kept[: max(0, min(len(kept) - 1, int(len(kept) * tokens / size)))]
+            size = self.count(kept)
+        return kept, whole - size
 
     @property
     def bos(self) -> list[int]:
@@ -208,20 +223,30 @@ class PromptBuilder:
     # -- training examples -----------------------------------------------------------------------
     def chat_example(self, question: str, answer: str, context: str | None = None) -> Encoded:
         """A question with its answer and end of turn."""
-        prompt = self.chat(question, context)
-        return Encoded(
-            tuple(prompt + self._plain_tokens(self._template.lead + answer) + self.end), len(prompt)
-        )
+        prefix, suffix = self.chat_parts(question, context)
+        ids = prefix + suffix + self.answer(answer) + self.end
+        return Encoded(tuple(ids), len(prefix) + len(suffix), len(prefix) if context else 0)
 
-    def cloze_example(self, prompt: str, target: str) -> Encoded:
-        """Plain prompt + " " + target; nothing ends it, as nothing ends the published statements."""
-        start = self.cloze(prompt)
-        return Encoded(tuple(start + self.target(target)), len(start))
+    def cloze_example(self, prompt: str, target: str, context: str | None = None) -> Encoded:
+        """Plain prompt + " " + target; nothing ends it, as nothing ends the published statements.
 
-    def text_example(self, text: str) -> Encoded:
-        """BOS, text, EOS; all of it counts as the answer."""
+        After a context the prompt follows as the next sentence of the same text.
+        """
+        if not context:
+            start = self.cloze(prompt)
+            return Encoded(tuple(start + self.target(target)), len(start))
+        prefix, asked = self.bos + self._plain_tokens(context), self.following(prompt)
+        return Encoded(tuple(prefix + asked + self.target(target)), len(prefix) + len(asked), len(prefix))
+
+    def text_example(self, text: str, context: str | None = None) -> Encoded:
+        """BOS, text, EOS; all of it counts as the answer (less its first token where there is no BOS)."""
         eos = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        return Encoded(tuple(self.bos + self._plain_tokens(text) + eos), max(1, len(self.bos)))
+        told = self._plain_tokens(text) + eos
+        first = 0 if self.bos else 1
+        if not context:
+            return Encoded(tuple(self.bos + told), len(self.bos) + first)
+        prefix, gap = self.bos + self._plain_tokens(context), self._plain_tokens("\n\n")
+        return Encoded(tuple(prefix + gap + told), len(prefix) + len(gap) + first, len(prefix))
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, special tokens skipped, white space stripped."""

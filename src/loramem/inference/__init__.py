@@ -1,16 +1,7 @@
-"""Reading the model: greedy decoding, log-likelihoods, a context shared by many questions."""
+"""Reading the model: greedy decoding, log-likelihoods, contexts shared by many questions."""
 
 from loramem.inference.generate import Generation, Request, generate
 from loramem.inference.loglik import Score, ScoreRequest, loglikelihood
-from loramem.inference.prefix import generate_shared, loglikelihood_shared
+from loramem.inference.prefix import PrefixCache
 
-__all__ = [
-    "Generation",
-    "Request",
-    "Score",
-    "ScoreRequest",
-    "generate",
-    "generate_shared",
-    "loglikelihood",
-    "loglikelihood_shared",
-]
+__all__ = ["Generation", "PrefixCache", "Request", "Score", "ScoreRequest", "generate", "loglikelihood"]

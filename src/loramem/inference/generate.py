@@ -1,26 +1,56 @@
-"""Greedy decoding in batches; every row with its own module or none."""
+"""Greedy decoding in batches; every row with its own module or none, after a context of its own or none.
+
+Rows that have ended leave, others that wait take their room: one long answer does not keep hundreds of finished ones
+going, and the batch stays full until the last requests.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from loramem.base.model import Base
-from loramem.inference.batching import activate, check_length, left_pad, make_batches, positions
+from loramem.core.errors import InputError
+from loramem.inference.batching import (
+    Ids,
+    Lane,
+    RowBatch,
+    check_length,
+    left_pad,
+    make_batches,
+    positions,
+    window,
+)
+from loramem.inference.prefix import PrefixCache, can_share
 from loramem.modules.bank import Bank
+from loramem.modules.layer import Block
+
+ModuleOn = Literal["all", "after-prefix", "answer"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to be continued under the module in `slot` (None: the base)."""
+    """A prompt to be continued under the module in `slot` (None: the base).
 
-    prompt: tuple[int, ...]
+    Attributes:
+        prefix: Context before the prompt; equal ones are encoded once.
+        module_on: Where the module works: on everything; on what follows the prefix (all modules then share the base's
+            encoding of it); or from the last token of the prompt on, so that it shapes each token of the answer and
+            nothing that is read.
+    """
+
+    prompt: Ids
     slot: int | None = None
     max_new_tokens: int = 50
+    prefix: Ids = ()
+    module_on: ModuleOn = "all"
 
 
 @dataclass(frozen=True)
@@ -31,10 +61,10 @@ class Generation:
         ids: New tokens, the stop token not included.
         text: Their text, stripped.
         truncated: It reached its limit without a stop.
-        prompt_tokens: Length of its prompt.
+        prompt_tokens: Length of its prompt, prefix included.
     """
 
-    ids: tuple[int, ...]
+    ids: Ids
     text: str
     truncated: bool
     prompt_tokens: int
@@ -42,131 +72,232 @@ class Generation:
 
 @torch.inference_mode()
 def generate(
-    base: Base, requests: Sequence[Request], *, bank: Bank | None = None, rows: int = 64
+    base: Base,
+    requests: Sequence[Request],
+    *,
+    bank: Bank | None = None,
+    rows: int = 64,
+    prefixes: PrefixCache | None = None,
 ) -> list[Generation]:
     """Greedy continuations, in the order asked. Deterministic: arg max, fp32 or the base's dtype.
 
-    Raises:
-        InputError: a prompt that leaves no room for an answer.
-    """
-    results: list[Generation | None] = [None] * len(requests)
-    for request in requests:
-        check_length(base, len(request.prompt) + 1)
-    for batch in make_batches([r.slot for r in requests], [len(r.prompt) for r in requests], bank, rows=rows):
-        filled = [
-            next(i for i in batch.members if i is not None) if index is None else index
-            for index in batch.members
-        ]
-        ids_BT, mask_BT = left_pad(
-            [requests[index].prompt for index in filled], base.prompts.pad_id, base.device
-        )
-        limits = [
-            min(requests[i].max_new_tokens, base.context_length - len(requests[i].prompt)) for i in filled
-        ]
-        with activate(bank, batch):
-            new = decode(
-                base,
-                ids_BT,
-                mask_BT,
-                limits=limits,
-                ignore=[index is None for index in batch.members],
-                bank=bank,
-            )
-        for row, index in enumerate(batch.members):
-            if index is not None:
-                results[index] = as_generation(base, new[row], limits[row], len(requests[index].prompt))
-    return [result for result in results if result is not None]
-
-
-def as_generation(base: Base, ids: list[int], limit: int, prompt_tokens: int) -> Generation:
-    stops = base.prompts.stop_ids
-    ended = next((position for position, token in enumerate(ids) if token in stops), None)
-    kept = ids[:ended] if ended is not None else ids[:limit]
-    return Generation(tuple(kept), base.prompts.decode(kept), ended is None, prompt_tokens)
-
-
-def decode(
-    base: Base,
-    ids_BT: Tensor,
-    mask_BT: Tensor,
-    *,
-    limits: Sequence[int],
-    ignore: Sequence[bool] | None = None,
-    cache: Any = None,
-    mask_before_BT: Tensor | None = None,
-    bank: Bank | None = None,
-) -> list[list[int]]:
-    """The visible decoding loop: prefill, then one token per step until every row has stopped.
-
-    Rows that have stopped leave the batch as soon as half of it would be saved, so one long answer does not keep
-    hundreds of finished ones going.
-
     Args:
-        ids_BT, mask_BT: int64 `[B, T]`, padded on the left.
-        limits: New tokens allowed, per row.
-        ignore: Rows that need not end (they only fill a block).
-        cache: Keys and values of tokens before `ids_BT`; `mask_before_BT` is their mask `[B, C]`.
-        bank: The bank that is active for these rows, if one is.
+        rows: Rows that are decoded at once.
+        prefixes: Keeps the contexts read last for the next call (with the same bank).
 
-    Returns:
-        Per row the new token ids, up to and including its stop token.
+    Raises:
+        InputError: a prompt that leaves no room for an answer; `after-prefix` beyond a base's sliding window.
     """
-    model = base.model
-    mask = mask_BT if mask_before_BT is None else torch.cat([mask_before_BT, mask_BT], dim=1)
-    place = positions(mask)[:, -ids_BT.shape[1] :]
-    output = model(
-        input_ids=ids_BT, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True, logits_to_keep=1
-    )  # fmt: skip
-    cache = output.past_key_values
-    stops = torch.tensor(sorted(base.prompts.stop_ids), device=ids_BT.device)
-    limit_B = torch.tensor(list(limits), device=ids_BT.device)
-    done_B = torch.zeros_like(limit_B, dtype=torch.bool)
-    if ignore is not None:
-        done_B = torch.tensor(list(ignore), device=ids_BT.device)
-    place_B = place[:, -1]
-    steps = max(limits, default=0)
-    told_BS = torch.zeros(len(limits), steps, dtype=torch.long, device=ids_BT.device)
-    row_B = torch.arange(len(limits), device=ids_BT.device)  # which row of the answer a row of the batch is
-    for count in range(1, steps + 1):
-        next_B = output.logits[:, -1].argmax(-1)
-        told_BS[row_B, count - 1] = next_B
-        done_B = done_B | torch.isin(next_B, stops) | (limit_B <= count)
-        if bool(done_B.all()):
-            break
-        kept = _survivors(done_B.tolist(), bank)
-        if kept is not None:
-            keep_B = torch.tensor(kept, device=ids_BT.device)
-            cache.batch_select_indices(keep_B)
-            mask, place_B, limit_B, done_B, row_B, next_B = (
-                tensor[keep_B] for tensor in (mask, place_B, limit_B, done_B, row_B, next_B)
+    longest = 0
+    for one in requests:
+        length = len(one.prefix) + len(one.prompt)
+        check_length(base, length + 1)
+        if not one.prompt:
+            raise InputError("a request needs a prompt of at least one token")
+        longest = max(longest, length + one.max_new_tokens)
+    if not can_share(base, longest):
+        if any(one.prefix and one.module_on == "after-prefix" and one.slot is not None for one in requests):
+            raise InputError(
+                f"module_on after-prefix: rows of {longest} tokens exceed this base's sliding window"
             )
-        place_B = place_B + 1
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        output = model(
-            input_ids=next_B[:, None], attention_mask=mask, position_ids=place_B.clamp(max=base.context_length - 1)[:, None],
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
-        cache = output.past_key_values
-    return [row[:limit] for row, limit in zip(told_BS.tolist(), limits, strict=True)]
+        requests = [replace(one, prompt=(*one.prefix, *one.prompt), prefix=()) for one in requests]
+    decoder = _Decoder(base, requests, bank, prefixes or PrefixCache(base), rows)
+    by_mode: dict[str, list[int]] = defaultdict(list)
+    for index, one in enumerate(requests):
+        by_mode["all" if one.slot is None else one.module_on].append(index)
+    with nullcontext() if bank is None else bank.active([]):
+        for mode, own in by_mode.items():
+            decoder.run(mode, own)
+    return [decoder.result(index) for index in range(len(requests))]
 
 
-def _survivors(done: list[bool], bank: Bank | None) -> list[int] | None:
-    """Rows to go on with, once that halves the batch; None to go on with all.
+@dataclass
+class _Rows:
+    """Rows that are being decoded.
 
-    Under a bank rows lie in equal blocks, one per module: blocks without a live row go, the others shrink to the
-    height of the fullest, and a block that has fewer live rows repeats one of them.
+    Attributes:
+        cache: Keys and values of what was read; `mask_BC` tells tokens from padding.
+        place_B: Position of the last token read.
+        next_B: The token that was chosen, not yet read.
+        index: Request of each row; None for a row that only fills its block.
+        done: It has ended (or only fills).
     """
-    if bank is None or not bank.order:
-        live = [row for row, ended in enumerate(done) if not ended]
-        return live if len(live) <= len(done) // 2 else None
-    height = bank.rows
-    blocks = [
-        [row for row in range(start, start + height) if not done[row]]
-        for start in range(0, len(done), height)
-    ]
-    kept = [(slot, live) for slot, live in zip(bank.order, blocks, strict=True) if live]
-    tallest = max(len(live) for _, live in kept)
-    if len(kept) * tallest > len(done) // 2:
-        return None
-    bank.shrink([slot for slot, _ in kept], rows=tallest)
-    return [row for _, live in kept for row in (*live, *[live[0]] * (tallest - len(live)))]
+
+    cache: Any
+    mask_BC: Tensor
+    place_B: Tensor
+    next_B: Tensor
+    index: list[int | None]
+    done: list[bool]
+    blocks: list[Block]
+
+
+class _Decoder:
+    """The visible decoding loop, over batches of rows that come and go."""
+
+    def __init__(
+        self, base: Base, requests: Sequence[Request], bank: Bank | None, prefixes: PrefixCache, rows: int
+    ):
+        self.base, self.requests, self.bank, self.prefixes, self.capacity = (
+            base,
+            requests,
+            bank,
+            prefixes,
+            rows,
+        )
+        self.told: list[list[int]] = [[] for _ in requests]
+        self.stops = base.prompts.stop_ids
+        self.limits = [
+            min(one.max_new_tokens, base.context_length - len(one.prefix) - len(one.prompt))
+            for one in requests
+        ]
+        self.refills = window(base) is None  # caches that forget cannot be joined
+
+    def result(self, index: int) -> Generation:
+        ids, one = self.told[index], self.requests[index]
+        ended = bool(ids) and ids[-1] in self.stops
+        kept = tuple(ids[:-1] if ended else ids)
+        return Generation(
+            kept, self.base.prompts.decode(list(kept)), not ended, len(one.prefix) + len(one.prompt)
+        )
+
+    def run(self, mode: str, own: Sequence[int]) -> None:
+        """Answer the requests `own`, whose modules are all on in the way of `mode`."""
+        height = self.capacity if len(own) <= self.capacity or not self.refills else self.capacity // 2
+        lanes = [Lane(self.requests[i].slot, self.requests[i].prefix) for i in own]
+        batches: Iterator[RowBatch] = (
+            replace(batch, members=tuple(None if i is None else own[i] for i in batch.members))
+            for batch in make_batches(
+                lanes, [len(self.requests[i].prompt) for i in own], self.bank, rows=max(1, height)
+            )
+        )
+        waiting = next(batches, None)
+        rows: _Rows | None = None
+        while rows is not None or waiting is not None:
+            while waiting is not None and (
+                rows is None
+                or (self.refills and len(rows.index) + len(waiting.members) <= max(self.capacity, 2))
+            ):
+                rows = self._join(rows, self._read(waiting, mode))
+                waiting = next(batches, None)
+            assert rows is not None
+            if all(rows.done):
+                rows = None
+            elif not self._leave(rows, waiting):
+                self._step(rows)
+
+    def _read(self, batch: RowBatch, mode: str) -> _Rows:
+        """Prefill: prefixes, then prompts; the first token of each answer is chosen."""
+        asked = [self.requests[index] for index in batch.filled]
+        cache, mask = None, None
+        if batch.lanes[0].prefix:
+            cache, mask = self.prefixes.rows(batch, self.bank, module_on=mode == "all")
+        ids_BT, own_BT = left_pad([one.prompt for one in asked], self.base.prompts.pad_id, self.base.device)
+        mask = own_BT if mask is None else torch.cat([mask, own_BT], dim=1)
+        place_BT = positions(mask)[:, -ids_BT.shape[1] :]
+        if mode == "answer" and ids_BT.shape[1] > 1:
+            self._switch([Block(None, len(asked))])
+            output = self.base.model(
+                input_ids=ids_BT[:, :-1], attention_mask=mask[:, :-1], position_ids=place_BT[:, :-1], past_key_values=cache,
+                use_cache=True, logits_to_keep=1,
+            )  # fmt: skip
+            cache, ids_BT, place_BT = output.past_key_values, ids_BT[:, -1:], place_BT[:, -1:]
+        self._switch(batch.blocks)
+        output = self.base.model(
+            input_ids=ids_BT, attention_mask=mask, position_ids=place_BT, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )  # fmt: skip
+        rows = _Rows(
+            output.past_key_values, mask, place_BT[:, -1], output.logits[:, -1].argmax(-1), list(batch.members),
+            [index is None for index in batch.members], batch.blocks,
+        )  # fmt: skip
+        self._tell(rows)
+        return rows
+
+    def _step(self, rows: _Rows) -> None:
+        """Read the chosen tokens, choose the next ones."""
+        rows.place_B = rows.place_B + 1
+        rows.mask_BC = pad(rows.mask_BC, (0, 1), value=1)
+        self._switch(rows.blocks)
+        output = self.base.model(
+            input_ids=rows.next_B[:, None], attention_mask=rows.mask_BC, past_key_values=rows.cache, use_cache=True,
+            position_ids=rows.place_B.clamp(max=self.base.context_length - 1)[:, None], logits_to_keep=1,
+        )  # fmt: skip
+        rows.cache, rows.next_B = output.past_key_values, output.logits[:, -1].argmax(-1)
+        self._tell(rows)
+
+    def _tell(self, rows: _Rows) -> None:
+        for row, token in enumerate(rows.next_B.tolist()):
+            index = rows.index[row]
+            if index is None or rows.done[row]:
+                continue
+            self.told[index].append(token)
+            rows.done[row] = token in self.stops or len(self.told[index]) >= self.limits[index]
+
+    def _switch(self, blocks: list[Block]) -> None:
+        if self.bank is not None and tuple(blocks) != self.bank.blocks:
+            self.bank.change(blocks)
+
+    def _leave(self, rows: _Rows, waiting: RowBatch | None) -> bool:
+        """Let finished rows go, once that halves the batch or makes room for those that wait.
+
+        Rows of a module lie in one block; all blocks get the height of the fullest, and one with fewer live rows
+        repeats one of them.
+        """
+        live: dict[int | None, list[int]] = defaultdict(list)
+        row = 0
+        for block in rows.blocks:
+            live[block.slot] += [
+                r for r in range(row, row + block.rows) if not rows.done[r] and rows.index[r] is not None
+            ]
+            row += block.rows
+        live = {slot: own for slot, own in live.items() if own}
+        tallest = max(map(len, live.values()))
+        count, room = tallest * len(live), len(rows.index)
+        fits = (
+            waiting is not None
+            and self.refills
+            and count + len(waiting.members) <= self.capacity
+            and count < room
+        )
+        if count > room // 2 and not fits:
+            return False
+        order: dict[int | None, int] = {None: -1}
+        if self.bank is not None:
+            order |= {slot: place for place, slot in enumerate(self.bank.in_order())}
+        placed = sorted(live.items(), key=lambda item: order[item[0]])
+        kept = [r for _, own in placed for r in (*own, *[own[0]] * (tallest - len(own)))]
+        real = [number < len(own) for _, own in placed for number in range(tallest)]
+        keep_B = torch.tensor(kept, device=rows.mask_BC.device)
+        rows.cache.batch_select_indices(keep_B)
+        rows.mask_BC, rows.place_B, rows.next_B = (
+            tensor[keep_B] for tensor in (rows.mask_BC, rows.place_B, rows.next_B)
+        )
+        rows.index = [rows.index[r] if fine else None for r, fine in zip(kept, real, strict=True)]
+        rows.done = [index is None for index in rows.index]
+        rows.blocks = [Block(slot, tallest) for slot, _ in placed]
+        if self.refills:  # columns that were padding for all who stay
+            empty = int(rows.mask_BC.any(0).int().argmax())
+            rows.mask_BC = rows.mask_BC[:, empty:]
+            for layer in rows.cache.layers if empty else ():
+                layer.keys, layer.values = layer.keys[:, :, empty:], layer.values[:, :, empty:]
+        return True
+
+    def _join(self, old: _Rows | None, new: _Rows) -> _Rows:
+        """Both sets of rows as one; the shorter caches are padded on the left."""
+        if old is None:
+            return new
+        length = max(old.mask_BC.shape[1], new.mask_BC.shape[1])
+        for part in (old, new):
+            missing = length - part.mask_BC.shape[1]
+            part.mask_BC = pad(part.mask_BC, (missing, 0))
+            for layer in part.cache.layers if missing else ():
+                layer.keys, layer.values = (
+                    pad(kept, (0, 0, missing, 0)) for kept in (layer.keys, layer.values)
+                )
+        for mine, other in zip(old.cache.layers, new.cache.layers, strict=True):
+            mine.keys = torch.cat([mine.keys, other.keys])
+            mine.values = torch.cat([mine.values, other.values])
+        return _Rows(
+            old.cache, torch.cat([old.mask_BC, new.mask_BC]), torch.cat([old.place_B, new.place_B]),
+            torch.cat([old.next_B, new.next_B]), old.index + new.index, old.done + new.done, old.blocks + new.blocks,
+        )  # fmt: skip

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from loramem.base.forward import hidden_states, logits_of
 from loramem.base.model import Base
 from loramem.core.errors import InputError
-from loramem.inference.batching import RowBatch, activate, check_length, make_batches
-from loramem.inference.head import only_at
+from loramem.inference.batching import Ids, Lane, RowBatch, check_length, left_pad, make_batches, positions
+from loramem.inference.prefix import PrefixCache, can_share
 from loramem.modules.bank import Bank
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """How likely is `target` after `prompt` under the module in `slot` (None: the base)?"""
+    """How likely is `target` after `prefix` + `prompt` under the module in `slot` (None: the base)?
 
-    prompt: tuple[int, ...]
-    target: tuple[int, ...]
+    Equal prefixes are encoded once for all requests on one module.
+    """
+
+    prompt: Ids
+    target: Ids
     slot: int | None = None
+    prefix: Ids = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,12 @@ class Score:
 
 @torch.inference_mode()
 def loglikelihood(
-    base: Base, requests: Sequence[ScoreRequest], *, bank: Bank | None = None, rows: int = 64
+    base: Base,
+    requests: Sequence[ScoreRequest],
+    *,
+    bank: Bank | None = None,
+    rows: int = 64,
+    prefixes: PrefixCache | None = None,
 ) -> list[Score]:
     """Score every target, in the order asked; logits are built only at target positions.
 
@@ -55,35 +66,63 @@ def loglikelihood(
         InputError: an empty prompt or target, or one that does not fit the base.
     """
     results: list[Score | None] = [None] * len(requests)
+    longest = 0
     for request in requests:
         if not request.prompt or not request.target:
             raise InputError("a log-likelihood needs a prompt and a target of at least one token each")
-        check_length(base, len(request.prompt) + len(request.target))
-    lengths = [len(r.prompt) + len(r.target) for r in requests]
-    for batch in make_batches([r.slot for r in requests], lengths, bank, rows=rows):
-        filled = [
-            next(i for i in batch.members if i is not None) if index is None else index
-            for index in batch.members
-        ]
-        for index, score in zip(
-            batch.members, _scores(base, [requests[i] for i in filled], bank, batch), strict=True
-        ):
+        longest = max(longest, len(request.prefix) + len(request.prompt) + len(request.target))
+    check_length(base, longest)
+    if not can_share(base, longest):
+        requests = [replace(one, prompt=(*one.prefix, *one.prompt), prefix=()) for one in requests]
+    prefixes = prefixes or PrefixCache(base)
+    lanes = [Lane(one.slot, one.prefix) for one in requests]
+    lengths = [len(one.prompt) + len(one.target) for one in requests]
+    for batch in make_batches(lanes, lengths, bank, rows=rows):
+        own = [requests[index] for index in batch.filled]
+        with nullcontext() if bank is None else bank.active(batch.blocks):
+            states_NH = (
+                _after_prefix(base, own, bank, batch, prefixes)
+                if batch.lanes[0].prefix
+                else _alone(base, own)
+            )
+            scores = _scores(base, own, states_NH)
+        for index, score in zip(batch.members, scores, strict=True):
             if index is not None:
                 results[index] = score
     return [result for result in results if result is not None]
 
 
-def _scores(base: Base, asked: Sequence[ScoreRequest], bank: Bank | None, batch: RowBatch) -> list[Score]:
-    """Scores of one batch. Padding stands on the right, where a causal model never looks back from: no mask is needed."""
+def _alone(base: Base, asked: Sequence[ScoreRequest]) -> Tensor:
+    """What the head reads before each target token, `[N, H]`, row after row; padded on the right, so without a mask."""
     longest = max(len(one.prompt) + len(one.target) for one in asked)
     ids_BT = torch.full((len(asked), longest), base.prompts.pad_id)
-    before_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)  # the positions that predict a target token
+    before_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)
     for row, one in enumerate(asked):
         ids_BT[row, : len(one.prompt) + len(one.target)] = torch.tensor([*one.prompt, *one.target])
         before_BT[row, len(one.prompt) - 1 : len(one.prompt) + len(one.target) - 1] = True
-    head = base.model.get_output_embeddings()
-    with activate(bank, batch), only_at(head, before_BT.to(base.device)):
-        logits_NV = base.model(input_ids=ids_BT.to(base.device), use_cache=False).logits[0].float()
+    return hidden_states(base.model, ids_BT.to(base.device), before_BT.to(base.device))[0]
+
+
+def _after_prefix(
+    base: Base, asked: Sequence[ScoreRequest], bank: Bank | None, batch: RowBatch, prefixes: PrefixCache
+) -> Tensor:
+    """The same after the cached prefixes of a batch."""
+    cache, before_BC = prefixes.rows(batch, bank, module_on=True)
+    if bank is not None:
+        bank.change(batch.blocks)
+    ids_BT, mask_BT = left_pad(
+        [(*one.prompt, *one.target) for one in asked], base.prompts.pad_id, base.device
+    )
+    mask = torch.cat([before_BC, mask_BT], dim=1)
+    states_BTH = base.model.base_model(
+        input_ids=ids_BT, attention_mask=mask, position_ids=positions(mask)[:, -ids_BT.shape[1] :], past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state  # fmt: skip
+    return torch.cat([states_BTH[row, -len(one.target) - 1 : -1] for row, one in enumerate(asked)])
+
+
+def _scores(base: Base, asked: Sequence[ScoreRequest], states_NH: Tensor) -> list[Score]:
+    logits_NV = logits_of(base.model, states_NH)
     wanted_N = torch.tensor([token for one in asked for token in one.target], device=base.device)
     nats_N = logits_NV.log_softmax(-1).gather(1, wanted_N[:, None]).squeeze(1).double().tolist()
     greedy_N = (logits_NV.argmax(-1) == wanted_N).tolist()
@@ -93,12 +132,3 @@ def _scores(base: Base, asked: Sequence[ScoreRequest], bank: Bank | None, batch:
         scores.append(Score(tuple(nats_N[start:stop]), all(greedy_N[start:stop])))
         start = stop
     return scores
-
-
-def target_score(logits_TV: Tensor, target: Sequence[int]) -> Score:
-    """Score of a target that ends at the last row of `logits_TV` (float `[T, V]`, T > len(target))."""
-    count = len(target)
-    logits_NV = logits_TV[-count - 1 : -1].float()
-    ids_N = torch.tensor(list(target), device=logits_TV.device)
-    nats_N = logits_NV.log_softmax(-1).gather(1, ids_N[:, None]).squeeze(1)
-    return Score(tuple(nats_N.double().tolist()), bool((logits_NV.argmax(-1) == ids_N).all()))

@@ -1,181 +1,103 @@
-"""Many questions on few contexts: a context goes through the model once, its cache serves all its questions.
+"""A context goes through the model once; its keys and values serve all rows that begin with it.
 
-Rows that begin with the same prefix form a group. Several groups are encoded together (left-padded), then every
-group's cache is repeated for its rows: 1,000 questions on one long document and 1,000 questions with passages of
-their own are the same thing here.
+With a module on while the context is read, each module has its own encoding of it; with the module on only after it,
+all modules share the base's.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from loramem.base.model import Base
-from loramem.inference.batching import CACHED_TOKENS, check_length, left_pad, positions
-from loramem.inference.generate import Generation, Request, as_generation, decode, generate
-from loramem.inference.loglik import Score, ScoreRequest, loglikelihood, target_score
+from loramem.inference.batching import Ids, Lane, RowBatch, left_pad, make_batches, positions, window
+from loramem.modules.bank import Bank
+from loramem.modules.layer import Block
 
-Ids = Sequence[int]
+
+class PrefixCache:
+    """Keys and values of the prefixes read last.
+
+    Attributes:
+        encoded: Prefixes that went through the model so far: one for each, however many rows begin with it.
+        tokens: Their tokens.
+    """
+
+    def __init__(self, base: Base):
+        self.base = base
+        self.lanes: tuple[Lane, ...] = ()
+        self.cache: Any = None
+        self.mask_GC = torch.zeros(0, 0)
+        self.encoded = self.tokens = 0
+
+    def rows(self, batch: RowBatch, bank: Bank | None, *, module_on: bool) -> tuple[Any, Tensor]:
+        """(cache, mask `[rows, C]`) of a batch's prefixes, each repeated for the rows of its lane.
+
+        Args:
+            module_on: The lanes' modules are on while the prefixes are read; else the base reads them.
+        """
+        lanes = batch.lanes if module_on else tuple(Lane(None, lane.prefix) for lane in batch.lanes)
+        if not set(lanes) <= set(self.lanes):
+            self._read(tuple(dict.fromkeys(lanes)), bank)
+        again = copy.deepcopy(self.cache)
+        places = [self.lanes.index(lane) for lane in lanes for _ in range(batch.height)]
+        chosen = torch.tensor(places, device=self.base.device)
+        again.batch_select_indices(chosen)
+        return again, self.mask_GC[chosen]
+
+    def _read(self, lanes: tuple[Lane, ...], bank: Bank | None) -> None:
+        ids_GC, mask_GC = left_pad(
+            [lane.prefix for lane in lanes], self.base.prompts.pad_id, self.base.device
+        )
+        if bank is not None:
+            bank.change([Block(lane.slot, 1) for lane in lanes])
+        self.cache = self.base.model(
+            input_ids=ids_GC, attention_mask=mask_GC, position_ids=positions(mask_GC), use_cache=True, logits_to_keep=1
+        ).past_key_values  # fmt: skip
+        self.lanes, self.mask_GC = lanes, mask_GC
+        self.encoded += len(lanes)
+        self.tokens += int(mask_GC.sum())
 
 
 def can_share(base: Base, length: int) -> bool:
     """Whether a prefix may be shared in rows of `length` tokens: not beyond a sliding window, where caches forget it."""
-    config = base.model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    return not window or length < window
+    return (most := window(base)) is None or length < most
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Groups that go through the model together.
+@torch.no_grad()
+def hidden_shared(
+    base: Base, asked: Sequence[tuple[Ids, Ids, int]], *, rows: int = 64
+) -> tuple[list[Tensor], int]:
+    """What the head would read before the last `count` tokens of prefix + rest, for every (prefix, rest, count).
 
-    Attributes:
-        prefixes: One per group.
-        members: Row indices of each group, all of equal number; None fills a group up.
-    """
-
-    prefixes: tuple[tuple[int, ...], ...]
-    members: tuple[tuple[int | None, ...], ...]
-
-    @property
-    def flat(self) -> list[int | None]:
-        return [index for group in self.members for index in group]
-
-    @property
-    def filled(self) -> list[int]:
-        """Row indices with a real one in place of every None."""
-        return [
-            next(i for i in group if i is not None) if index is None else index
-            for group in self.members
-            for index in group
-        ]
-
-
-def _batches(prefixes: Sequence[Ids], rest: Sequence[int], rows: int) -> Iterator[_Batch]:
-    """Batches of at most `rows` rows and about `CACHED_TOKENS` cached tokens, groups of similar size together.
-
-    Args:
-        prefixes: Of each row.
-        rest: Tokens of each row after its prefix.
-    """
-    by_prefix: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index, prefix in enumerate(prefixes):
-        by_prefix[tuple(prefix)].append(index)
-    parts: list[tuple[tuple[int, ...], list[int]]] = []
-    for prefix, indices in by_prefix.items():
-        indices.sort(key=lambda i: (-rest[i], i))
-        most = max(1, min(rows, CACHED_TOKENS // max(1, len(prefix))))
-        parts += [(prefix, indices[start : start + most]) for start in range(0, len(indices), most)]
-    parts.sort(key=lambda part: (-len(part[1]), -len(part[0])))
-    held: list[tuple[tuple[int, ...], list[int]]] = []
-    for part in parts:
-        height = len((held or [part])[0][1])
-        longest = max(len(prefix) for prefix, _ in [*held, part])
-        count = (len(held) + 1) * height
-        if held and (count > rows or count * longest > CACHED_TOKENS or len(part[1]) < height / 2):
-            yield _batch(held)
-            held = []
-        held.append(part)
-    if held:
-        yield _batch(held)
-
-
-def _batch(parts: Sequence[tuple[tuple[int, ...], list[int]]]) -> _Batch:
-    height = max(len(indices) for _, indices in parts)
-    members = tuple((*indices, *[None] * (height - len(indices))) for _, indices in parts)
-    return _Batch(tuple(prefix for prefix, _ in parts), members)
-
-
-class _Prefill:
-    """The caches of a batch's prefixes; the last ones stay, so that a long group that needs several batches encodes once."""
-
-    def __init__(self, base: Base):
-        self.base = base
-        self.prefixes: tuple[tuple[int, ...], ...] = ()
-        self.cache: Any = None
-        self.encoded = 0
-
-    def rows(self, batch: _Batch) -> tuple[Any, Tensor]:
-        """(cache, mask `[rows, C]`) with each prefix repeated for the rows of its group; the kept cache stays as it was."""
-        if batch.prefixes != self.prefixes:
-            ids_GC, self.mask_GC = left_pad(batch.prefixes, self.base.prompts.pad_id, self.base.device)
-            self.cache = self.base.model(
-                input_ids=ids_GC, attention_mask=self.mask_GC, position_ids=positions(self.mask_GC), use_cache=True,
-                logits_to_keep=1,
-            ).past_key_values  # fmt: skip
-            self.prefixes = batch.prefixes
-            self.encoded += len(batch.prefixes)
-        again = copy.deepcopy(self.cache)
-        height = len(batch.members[0])
-        again.batch_repeat_interleave(height)
-        return again, self.mask_GC.repeat_interleave(height, dim=0)
-
-
-@torch.inference_mode()
-def generate_shared(
-    base: Base, pairs: Sequence[tuple[Ids, Ids]], *, max_new_tokens: int, rows: int = 64
-) -> tuple[list[Generation], int]:
-    """Continue prefix + suffix for every (prefix, suffix). Equal to `generate` on the whole prompts.
+    Equal prefixes are encoded once; `rest` holds at least one token more than `count`.
 
     Returns:
-        (generations in order, how many prefixes were encoded: one per group where they were shared).
+        (states `[count, H]` in order, in the base's dtype; tokens that went through the model).
     """
-    longest = 0
-    for prefix, suffix in pairs:
-        check_length(base, len(prefix) + len(suffix) + 1)
-        longest = max(longest, len(prefix) + len(suffix))
-    if not all(prefix for prefix, _ in pairs) or not can_share(base, longest + max_new_tokens):
-        requests = [Request((*prefix, *suffix), None, max_new_tokens) for prefix, suffix in pairs]
-        return generate(base, requests, rows=rows), len(pairs)
-    prefill = _Prefill(base)
-    results: list[Generation | None] = [None] * len(pairs)
-    for batch in _batches([prefix for prefix, _ in pairs], [len(suffix) for _, suffix in pairs], rows):
-        cache, before_BC = prefill.rows(batch)
-        ids_BT, mask_BT = left_pad([pairs[i][1] for i in batch.filled], base.prompts.pad_id, base.device)
-        limits = [min(max_new_tokens, base.context_length - sum(map(len, pairs[i]))) for i in batch.filled]
-        new = decode(
-            base, ids_BT, mask_BT, limits=limits, ignore=[i is None for i in batch.flat], cache=cache, mask_before_BT=before_BC
-        )  # fmt: skip
-        for row, index in enumerate(batch.flat):
+    assert all(count < len(rest) for _, rest, count in asked)
+    longest = max((len(prefix) + len(rest) for prefix, rest, _ in asked), default=0)
+    shared = can_share(base, longest)
+    lanes = [Lane(None, tuple(prefix) if shared else ()) for prefix, _, _ in asked]
+    own = [tuple(rest) if shared else (*prefix, *rest) for prefix, rest, _ in asked]
+    prefixes, found, tokens = PrefixCache(base), [torch.empty(0)] * len(asked), 0
+    for batch in make_batches(lanes, [len(rest) for rest in own], None, rows=rows):
+        ids_BT, mask_BT = left_pad([own[i] for i in batch.filled], base.prompts.pad_id, base.device)
+        cache, mask = None, mask_BT
+        if batch.lanes[0].prefix:
+            cache, before_BC = prefixes.rows(batch, None, module_on=False)
+            mask = torch.cat([before_BC, mask_BT], dim=1)
+        states_BTH = base.model.base_model(
+            input_ids=ids_BT, attention_mask=mask, position_ids=positions(mask)[:, -ids_BT.shape[1] :],
+            past_key_values=cache, use_cache=cache is not None,
+        ).last_hidden_state  # fmt: skip
+        for row, index in enumerate(batch.members):
             if index is not None:
-                results[index] = as_generation(base, new[row], limits[row], sum(map(len, pairs[index])))
-    return [result for result in results if result is not None], prefill.encoded
-
-
-@torch.inference_mode()
-def loglikelihood_shared(
-    base: Base, asked: Sequence[tuple[Ids, Ids, Ids]], *, rows: int = 64
-) -> tuple[list[Score], int]:
-    """Score target after prefix + prompt for every (prefix, prompt, target). Equal to `loglikelihood` on the whole.
-
-    Returns:
-        (scores in order, how many prefixes were encoded).
-    """
-    longest = max((sum(map(len, one)) for one in asked), default=0)
-    check_length(base, longest)
-    if not all(prefix for prefix, _, _ in asked) or not can_share(base, longest):
-        requests = [ScoreRequest((*prefix, *prompt), tuple(target)) for prefix, prompt, target in asked]
-        return loglikelihood(base, requests, rows=rows), len(asked)
-    prefill = _Prefill(base)
-    results: list[Score | None] = [None] * len(asked)
-    for batch in _batches([one[0] for one in asked], [len(one[1]) + len(one[2]) for one in asked], rows):
-        cache, before_BC = prefill.rows(batch)
-        own = [asked[i] for i in batch.filled]
-        ids_BT, mask_BT = left_pad(
-            [(*prompt, *target) for _, prompt, target in own], base.prompts.pad_id, base.device
-        )
-        mask: Tensor = torch.cat([before_BC, mask_BT], dim=1)
-        output = base.model(
-            input_ids=ids_BT, attention_mask=mask, position_ids=positions(mask)[:, -ids_BT.shape[1] :], past_key_values=cache,
-            use_cache=True, logits_to_keep=max(len(target) for _, _, target in own) + 1,
-        )  # fmt: skip
-        for row, index in enumerate(batch.flat):
-            if index is not None:
-                results[index] = target_score(output.logits[row], asked[index][2])
-    return [result for result in results if result is not None], prefill.encoded
+                count = asked[index][2]
+                found[index] = states_BTH[row, -count - 1 : -1].clone()
+                tokens += len(own[index])
+    return found, tokens + prefixes.tokens

@@ -27,9 +27,10 @@ def random_like(tensors: Mapping[str, Tensor], *, seed: int) -> dict[str, Tensor
         seed: With the layer's name it decides the draw; neighbours and order do not.
 
     Returns:
-        Tensors of the same names and shapes. A layer whose update is zero stays zero.
+        Tensors of the same names and shapes. A layer whose update is zero stays zero; DoRA's magnitudes stay what
+        they are.
     """
-    found: dict[str, Tensor] = {}
+    found = {name: tensor for name, tensor in tensors.items() if not name.endswith(".weight")}
     for name, a_RI in tensors.items():
         if ".lora_A." not in name:
             continue

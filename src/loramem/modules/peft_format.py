@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from loramem.core.config import parse
 from loramem.core.errors import InputError
 from loramem.core.files import read_json, write_json
-from loramem.modules.bank import PEFT_PREFIX
+from loramem.modules.bank import MAGNITUDE, PEFT_PREFIX
 from loramem.modules.spec import LoraSpec
 from loramem.modules.targets import layer_of, linears, resolve_layers, resolve_targets
 
@@ -24,9 +24,11 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 def save(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor], *, model: Any, base_name: str) -> None:
     """Write adapter_config.json and adapter_model.safetensors.
 
-    `loramem_spec` in the config keeps the spec as it was written (`all-linear`, `first-half`); PEFT ignores
+    A PiSSA module is written as the plain LoRA adapter it comes to (`LoraSpec.stored`), rsLoRA with its scale in
+    `lora_alpha`. `loramem_spec` in the config keeps the spec as it was written (`all-linear`, `first-half`); PEFT ignores
     what it does not know only in its own keys, so it goes into the weights' metadata instead.
     """
+    spec = spec.stored
     names = resolve_targets(model, spec)
     layers = linears(model)
     config: dict[str, Any] = {
@@ -41,7 +43,7 @@ def save(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor], *, model: 
         "fan_in_fan_out": any(isinstance(layers[name], Conv1D) for name in names),
         "target_modules": sorted({name.rsplit(".", 1)[-1] for name in names}),
         "use_rslora": False,
-        "use_dora": False,
+        "use_dora": spec.variant == "dora",
     }
     if spec.layers != "all":
         count = 1 + max(layer for name in layers if (layer := layer_of(name)) is not None)
@@ -67,7 +69,7 @@ def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
     """Spec and tensors of a saved adapter.
 
     Raises:
-        InputError: files missing, pickled, damaged, of another kind than plain LoRA, or of shapes that
+        InputError: files missing, pickled, damaged, of another kind than LoRA, rsLoRA or DoRA, or of shapes that
             contradict the config.
     """
     if not (folder / WEIGHTS).exists():
@@ -80,8 +82,6 @@ def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InputError(f"{folder / CONFIG}: not a LoRA adapter")
     for key, plain in (
-        ("use_rslora", False),
-        ("use_dora", False),
         ("bias", "none"),
         ("rank_pattern", {}),
         ("alpha_pattern", {}),
@@ -89,7 +89,7 @@ def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
     ):
         if config.get(key, plain) not in (plain, None):
             raise InputError(
-                f"{folder / CONFIG}: {key} = {config[key]!r} is not supported; only plain LoRA adapters are"
+                f"{folder / CONFIG}: {key} = {config[key]!r} is not supported; LoRA, rsLoRA and DoRA of one rank are"
             )
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -97,8 +97,10 @@ def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except Exception as error:  # safetensors raises its own untyped errors on damaged files
         raise InputError(f"{folder / WEIGHTS}: not a readable safetensors file ({error})") from None
-    rank = config.get("r")
+    rank, dora = config.get("r"), bool(config.get("use_dora"))
     for name, tensor in tensors.items():
+        if dora and name.startswith(PEFT_PREFIX) and name.endswith(MAGNITUDE) and tensor.ndim == 1:
+            continue
         inner = tensor.shape[0] if ".lora_A." in name else tensor.shape[-1]
         if not name.startswith(PEFT_PREFIX) or tensor.ndim != 2 or inner != rank:
             raise InputError(
@@ -112,6 +114,8 @@ def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
         "rank": rank,
         "alpha": config.get("lora_alpha", rank),
         "dropout": config.get("lora_dropout", 0.0),
+        "scaling": "rslora" if config.get("use_rslora") else "standard",
+        "variant": "dora" if dora else "lora",
         "targets": targets,
         "layers": "all" if layers is None else layers,
     }

@@ -6,6 +6,7 @@ enters a module's identity, so adding a field with a default changes no existing
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -19,18 +20,33 @@ class LoraSpec(Config):
     rank: Annotated[int, Field(ge=1, le=65536)]
     """Inner dimension of the update B A."""
     alpha: Annotated[float, Field(gt=0)] | Literal["rank"] = "rank"
-    """Numerator of the scale alpha / rank; `rank` makes the scale 1, as in the paper's grids."""
+    """Numerator of the scale; `rank` makes the standard scale 1, as in the paper's grids."""
+    scaling: Literal["standard", "rslora"] = "standard"
+    """The scale: alpha / rank, or alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
     targets: str | tuple[str, ...] = "all-linear"
     """`all-linear` (all but the output head), `attention`, `mlp`, or names such as [q_proj, v_proj]."""
     layers: str | tuple[int, ...] = "all"
     """`all`, `first-half`, `second-half`, or layer numbers."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a target's inputs dropped before A while training."""
-    variant: Literal["lora"] = "lora"
+    variant: Literal["lora", "pissa", "dora"] = "lora"
+    """`lora`: A random, B zero. `pissa`: A and B start as the largest singular directions of the weight, which stays
+    what it was less those (arXiv 2404.02948). `dora`: a learnt magnitude per output besides (arXiv 2402.09353)."""
 
     @property
     def scale(self) -> float:
-        return 1.0 if self.alpha == "rank" else float(self.alpha) / self.rank
+        alpha = self.rank if self.alpha == "rank" else self.alpha
+        return float(alpha) / (self.rank if self.scaling == "standard" else math.sqrt(self.rank))
+
+    @property
+    def stored(self) -> LoraSpec:
+        """The spec of the adapter that is saved: PiSSA becomes plain LoRA of twice the rank, right on the plain base."""
+        if self.variant != "pissa":
+            return self
+        rank = 2 * self.rank
+        return self.model_copy(
+            update={"rank": rank, "alpha": self.scale * rank, "scaling": "standard", "variant": "lora"}
+        )
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -47,12 +63,79 @@ class LoraSpec(Config):
         return value
 
 
-class Objective(Config):
-    """What is minimised. `ntp`: mean cross-entropy (nats per token) of the next token."""
+_DCD_ONLY = ("temperature", "kl_weight", "l1_weight", "hidden", "context_tokens")
 
-    name: Literal["ntp"] = "ntp"
+
+class Objective(Config):
+    """What is minimised, in nats per learnt token.
+
+    `ntp`: cross-entropy of the next token. `dcd`, deep context distillation (arXiv 2503.08727): the teacher is the
+    base itself with the module off and the document in its context, the student the module without the document,
+    both on the same tokens; `kl_weight` T^2 KL(teacher || student) at temperature T over the whole vocabulary, plus
+    `l1_weight` times the L1 distance of hidden states over the teacher's mean magnitude.
+    """
+
+    name: Literal["ntp", "dcd"] = "ntp"
     loss_on: Literal["answer", "all"] = "answer"
-    """`answer`: the answer and its end of turn. `all`: every token after the first."""
+    """`answer`: the answer and its end of turn. `all`: every token after the first (ntp only: the teacher's
+    prompt is another one, so that only answers can be compared token by token)."""
+    skip_known: bool = False
+    """No gradient from tokens that already have p > 0.5 (arXiv 2605.30260); the loss shown is still that of all."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """T of `dcd`. The factor T^2 keeps the gradient's size (arXiv 1503.02531)."""
+    kl_weight: Annotated[float, Field(ge=0)] = 1.0
+    l1_weight: Annotated[float, Field(ge=0)] = 0.1
+    hidden: Literal["last", "all"] = "last"
+    """Hidden states compared: what the output head reads, or the output of every layer (the teacher then runs at every
+    step, since only its last states are kept)."""
+    context_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens of the document in the teacher's context; None: what the base takes. A longer document is cut at
+    whole records, and the piece that holds the example's record is read."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self):
+        if self.name == "ntp":
+            odd = [key for key in _DCD_ONLY if getattr(self, key) != type(self).model_fields[key].default]
+            if odd:
+                raise ValueError(f"{', '.join(odd)}: only objective dcd has it")
+            return self
+        if self.loss_on != "answer":
+            raise ValueError("loss_on all: objective dcd compares answers only")
+        if self.skip_known:
+            raise ValueError("skip_known: only objective ntp has it")
+        if not self.kl_weight and not self.l1_weight:
+            raise ValueError("kl_weight and l1_weight are both 0: nothing would be learnt")
+        if self.hidden == "all" and not self.l1_weight:
+            raise ValueError("hidden all needs an l1_weight above 0")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Name and what differs from the default, for columns.
+
+        >>> Objective().label, Objective(name="dcd", l1_weight=0).label
+        ('ntp-answer', 'dcd-l1_weight=0')
+        """
+        if self.name == "ntp":
+            return f"ntp-{self.loss_on}" + ("-skip-known" if self.skip_known else "")
+        odd = [
+            f"{key}={value:g}" if isinstance(value, int | float) else f"{key}={value}"
+            for key in _DCD_ONLY
+            if (value := getattr(self, key)) != type(self).model_fields[key].default
+        ]
+        return "-".join(["dcd", *odd])
+
+
+class Distractors(Config):
+    """Finished modules that are switched on, frozen, beside the one that learns (arXiv 2606.04557).
+
+    At every step, with `probability`, one of them, drawn by (seed, step) of the module, adds its update for all of the
+    step's examples: the module learns to work in company.
+    """
+
+    modules: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...], Field(min_length=1)]
+    """Full ids: they are part of the recipe."""
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class Plateau(Config):
@@ -142,3 +225,5 @@ class Optimizer(Config):
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest L2 norm of a module's gradient, measured over that module alone; None: no clipping."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    compute: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Precision of the adapter's products while it trains; its weights and moments are fp32 always. tf32: CUDA only."""

@@ -64,6 +64,11 @@ class Store:
             raise InputError(f"store {self.root} cannot be written")
         clear_temporary(self.root)
 
+    @property
+    def teacher_cache(self) -> Path:
+        """Where teachers keep their states (`training.teacher`); may be deleted at any time."""
+        return self.root / "cache" / "teacher"
+
     # -- modules ---------------------------------------------------------------------------------
     def module_folder(self, identity: str) -> Path:
         return self.root / "modules" / identity

@@ -21,13 +21,11 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def features(module: nn.Module) -> tuple[int, int]:
-    """(in, out) of a linear layer; Conv1D keeps its weight as [in, out]."""
-    weight: Any = module.weight
-    return (
-        (weight.shape[0], weight.shape[1])
-        if isinstance(module, Conv1D)
-        else (weight.shape[1], weight.shape[0])
-    )
+    """(in, out) of a linear layer; Conv1D keeps its weight as [in, out], a quantised one keeps it packed."""
+    layer: Any = module
+    if isinstance(module, Conv1D):
+        return layer.weight.shape[0], layer.weight.shape[1]
+    return layer.in_features, layer.out_features
 
 
 def linears(model: Any) -> dict[str, nn.Module]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from loramem.answering.readings import STEMS, ReadingTask, read
 from loramem.base.model import Base
+from loramem.core.background import Background
 from loramem.core.errors import LoramemError
 from loramem.core.ledger import Ledger
 from loramem.modules.controls import random_like
@@ -15,8 +16,7 @@ from loramem.modules.spec import LoraSpec
 from loramem.modules.store import Store
 from loramem.studies.plan import Cell, ModulePlan, Plan
 from loramem.studies.progress import Progress
-from loramem.training.loop import Trained, train_pack
-from loramem.training.packing import plan_packs
+from loramem.training import Teacher, Trained, train_modules
 
 
 @dataclass
@@ -46,14 +46,13 @@ def train_missing(
     *,
     rows: int,
 ) -> None:
-    """Train every planned module that the store lacks, in packs; each is saved the moment it is done."""
+    """Train every planned module that the store lacks, side by side; each is saved, beside the training, the moment it is done."""
     wanted = list(modules)
     missing = [module for module in wanted if not store.has_module(module.id)]
     outcome.modules_reused += len(wanted) - len(missing)
     if not missing:
         return
     planned = {module.id: module for module in missing}
-    packs = plan_packs([module.job for module in missing], base, rows=rows)
     progress.start(
         "train",
         total=sum(module.job.steps * module.job.optimizer.batch for module in missing),
@@ -61,38 +60,44 @@ def train_missing(
         things=len(missing),
     )
 
-    def finish(done: Trained) -> None:
-        module = planned[done.key]
-        extra = {
-            "parameters": module.parameters,
-            "source": {
-                "name": module.source.name,
-                "size_tokens": module.source.size_tokens,
-                "facts": len(module.source.records),
-            },
-        }
-        save_trained(store, done, module.recipe, module.config.spec, base, extra=extra)
-        outcome.ledger.add("train", modules=1, tokens=done.tokens)
-        progress.finished_thing(early_rows=(module.job.steps - done.steps) * module.job.optimizer.batch)
-
-    def fail(key: str, error: Exception) -> None:
+    def fail(key: str, error: BaseException) -> None:
         outcome.failed_modules[key] = explain(error)
         progress.note(f"module {key[:12]} failed: {explain(error)}")
 
-    with outcome.ledger.timed("train"):
-        for pack in packs:
-            try:
-                train_pack(
-                    base,
-                    pack,
-                    on_step=lambda rows_done, tokens: progress.advance(rows_done, tokens),
-                    on_finish=finish,
-                    on_fail=fail,
+    with outcome.ledger.timed("train"), Background() as saver:
+
+        def finish(done: Trained) -> None:
+            module = planned[done.key]
+            extra = {
+                "parameters": module.parameters,
+                "source": {
+                    "name": module.source.name,
+                    "size_tokens": module.source.size_tokens,
+                    "facts": len(module.source.records),
+                },
+            }
+
+            def saved(error: BaseException | None) -> None:
+                if error is not None:
+                    fail(done.key, error)
+                    return
+                outcome.ledger.add("train", modules=1, tokens=done.tokens, teacher_tokens=done.teacher_tokens)
+                progress.finished_thing(
+                    early_rows=(module.job.steps - done.steps) * module.job.optimizer.batch
                 )
-            except Exception as error:  # one pack's failure must not end the others
-                for job in pack:
-                    if not store.has_module(job.key) and job.key not in outcome.failed_modules:
-                        fail(job.key, error)
+
+            saver.run(
+                lambda: save_trained(store, done, module.recipe, module.config.spec, base, extra=extra), saved
+            )
+
+        def step(rows_done: int, tokens: int) -> None:
+            progress.advance(rows_done, tokens)
+            saver.collect()
+
+        train_modules(
+            base, [module.job for module in missing], on_finish=finish, on_fail=fail, on_step=step, on_note=progress.note,
+            rows=rows, find=lambda identity: store.module(identity).load(), teacher=Teacher(base, store.teacher_cache),
+        )  # fmt: skip
     progress.stop()
 
 
@@ -105,6 +110,7 @@ def save_trained(
         "supervised_tokens": done.supervised_tokens,
         "seconds": done.seconds,
         "truncated_tokens": done.truncated_tokens,
+        "teacher_tokens": done.teacher_tokens,
     }
     facts = {"final_loss": done.final_loss, "steps_taken": done.steps, "ended": done.ended, **(extra or {})}
     store.put_module(

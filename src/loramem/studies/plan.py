@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from loramem.answering.readings import STEMS, ReadingTask
 from loramem.base.model import Base
@@ -11,12 +11,14 @@ from loramem.base.prompts import Encoded
 from loramem.core.errors import Faults, InputError, LoramemError
 from loramem.modules.controls import random_recipe
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
+from loramem.modules.spec import Distractors, LoraSpec, Objective, Optimizer
 from loramem.modules.targets import parameter_count
 from loramem.retrieval import Retrieval
 from loramem.sources.catalogue import Source, load_source
 from loramem.studies.spec import Study
 from loramem.synthesis import Supervision, synthesize
-from loramem.training.loop import TrainJob, bucket_length
+from loramem.synthesis.contexts import TeacherForms, teacher_forms
+from loramem.training import TrainJob, bucket_length
 
 CONTROL_SEED = 0
 """Controls are read for one training seed: what they vary over is facts."""
@@ -31,6 +33,18 @@ class Learnt:
     supervision: Supervision
     examples: tuple[Encoded, ...]
     length: int
+    _forms: dict[int | None, TeacherForms] = field(default_factory=dict, compare=False, repr=False)
+
+    def teacher(self, base: Base, objective: Objective) -> tuple[Encoded, ...]:
+        """What a teacher reads for `dcd`, made once; nothing for other objectives."""
+        if objective.name != "dcd":
+            return ()
+        tokens = objective.context_tokens
+        if tokens not in self._forms:
+            self._forms[tokens] = teacher_forms(
+                self.supervision, self.source.documents, base.prompts, context_tokens=tokens
+            )
+        return self._forms[tokens].examples
 
 
 @dataclass(frozen=True)
@@ -192,13 +206,14 @@ def learn(recipe: str, base: Base, key: str, source: Source) -> Learnt:
 def plan_module(base: Base, config: ModuleConfig, learnt: Learnt, seed: int) -> ModulePlan:
     """One module of a source."""
     steps = config.budget.steps_for(len(learnt.examples), config.optimizer.batch)
+    teacher = learnt.teacher(base, config.objective)
     recipe = trained_recipe(
-        base, learnt.supervision.hash, config, steps=steps, length=learnt.length, seed=seed
+        base, learnt.supervision.hash, config, steps=steps, length=learnt.length, seed=seed, teacher=teacher
     )
     identity = module_hash(recipe)
     job = TrainJob(
         identity, config.spec, config.objective, config.optimizer, steps, seed, learnt.examples, learnt.length,
-        config.budget,
+        config.budget, teacher, config.distractors,
     )  # fmt: skip
     return ModulePlan(identity, recipe, config, learnt, seed, job, parameter_count(base.model, config.spec))
 
@@ -209,15 +224,25 @@ def _varied(configs: Sequence[ModuleConfig], *, swept: bool = False) -> list[tup
     found = [("spec", "rank")]
     fields = [
         (part, name)
-        for part in ("spec", "objective", "optimizer")
-        for name in type(getattr(configs[0], part)).model_fields
+        for part, kind in (
+            ("spec", LoraSpec),
+            ("objective", Objective),
+            ("optimizer", Optimizer),
+            ("distractors", Distractors),
+        )
+        for name in kind.model_fields
     ]
     for section, name in [*fields, ("budget", "label")]:
-        by_rank = {(config.spec.rank, str(getattr(getattr(config, section), name))) for config in configs}
+        by_rank = {(config.spec.rank, str(_setting(config, section, name))) for config in configs}
         ranks = {config.spec.rank for config in configs}
         if name != "rank" and len(by_rank) > len(ranks) and not (swept and name == "lr"):
             found.append((section, name))
     return found
+
+
+def _setting(config: ModuleConfig, section: str, name: str) -> object:
+    """A setting of a module; None where it has no such section."""
+    return getattr(getattr(config, section), name, None)
 
 
 def slug(
@@ -234,7 +259,7 @@ def slug(
     parts = [key] + ([str(source.size_tokens)] if source.size_tokens else [])
     if config is not None:
         for section, name in varied:
-            value = getattr(getattr(config, section), name)
+            value = _setting(config, section, name)
             shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
             parts.append(shown if name == "label" else f"{'r' if name == 'rank' else name + '='}{shown}")
     if snapshot is not None:

@@ -52,7 +52,7 @@ def _cell_columns(study: Study, cell: Cell, base: Base, store: Store) -> dict:
         steps = min(steps, taken)  # a snapshot later than an early end is the module as it ended
         row.update(
             n_modules=1, supervision=study.file.supervision.recipe, generator="source",
-            objective=f"{config.objective.name}-{config.objective.loss_on}", rank=config.spec.rank, alpha=config.spec.scale * config.spec.rank,
+            objective=config.objective.label, rank=config.spec.rank, alpha=config.spec.scale * config.spec.rank,
             targets=_joined(config.spec.targets), layers=_joined(config.spec.layers), variant=config.spec.variant,
             lr=config.optimizer.lr, steps=steps, exposures=cell.module.exposures(steps), budget=config.budget.label, ended=ended,
             snapshot=cell.snapshot, module_ids=json.dumps([cell.task.module] if cell.task.module else []),

@@ -29,7 +29,8 @@ from loramem.studies.results import as_frame, collect, context_costs
 from loramem.studies.spec import Study
 from loramem.studies.summary import clean, summarise
 from loramem.studies.tuning import plan_sweeps, tune
-from loramem.training import TrainJob, plan_packs, train_pack
+from loramem.training import TrainJob, train_modules
+from loramem.training.packing import Queue
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pandas")
 
@@ -217,11 +218,13 @@ def dry_run(study: Study, base: Base, *, rows: int) -> dict:
 
 
 def estimate(jobs: Sequence[TrainJob], base: Base, *, rows: int) -> dict:
-    """Seconds of training at most, from a few timed probe steps of the largest pack. Modules that end early need less."""
-    packs = plan_packs(jobs, base, rows=rows)
-    if not packs:
+    """Seconds of training at most, from a few timed probe steps of those that train first. Modules that end early need less."""
+    queue = Queue(jobs, rows=rows)
+    pack: list[TrainJob] = []
+    while (job := queue.take(pack, lambda job: True)) is not None:
+        pack.append(job)
+    if not pack:
         return {"train_seconds": 0.0, "seconds_per_probe_step": 0.0}
-    pack = packs[0]
     probe_steps = 4
     probe = [replace(job, steps=probe_steps, budget=None) for job in pack]
     times: list[float] = []
@@ -229,11 +232,11 @@ def estimate(jobs: Sequence[TrainJob], base: Base, *, rows: int) -> dict:
     def tick(rows_done: int, tokens: int) -> None:
         times.append(time.perf_counter())
 
-    train_pack(base, probe, on_finish=lambda done: None, on_fail=lambda key, error: None, on_step=tick)
+    train_modules(base, probe, on_finish=lambda done: None, on_fail=lambda key, error: None, on_step=tick)
     per_step = (times[-1] - times[0]) / max(1, len(times) - 1)
-    per_cell = per_step / (len(pack) * pack[0].optimizer.batch * pack[0].length)
-    padded = sum(job.steps * job.optimizer.batch * job.length for members in packs for job in members)
-    return {"packs": len(packs), "seconds_per_probe_step": per_step, "train_seconds": per_cell * padded}
+    per_cell = per_step / sum(job.optimizer.batch * job.length for job in pack)
+    padded = sum(job.steps * job.optimizer.batch * job.length for job in jobs)
+    return {"side_by_side": len(pack), "seconds_per_probe_step": per_step, "train_seconds": per_cell * padded}
 
 
 def default_out(study: Study) -> Path:

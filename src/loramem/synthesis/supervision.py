@@ -28,6 +28,8 @@ class Example:
         generator: Who wrote it; `source` where it is the document's own words.
         prompt_hash: Hash of the generator's prompt; empty where there was none.
         tokens_spent: Generator tokens it cost.
+        context: What a teacher reads before the question, where that is not the document it was made from; no part of
+            what is learnt.
     """
 
     form: Literal["chat", "cloze", "text"]
@@ -38,6 +40,7 @@ class Example:
     generator: str = "source"
     prompt_hash: str = ""
     tokens_spent: int = 0
+    context: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,13 @@ class Supervision:
         return tuple(encode(example, prompts) for example in self.examples)
 
 
-def encode(example: Example, prompts: PromptBuilder) -> Encoded:
+def encode(example: Example, prompts: PromptBuilder, context: str | None = None) -> Encoded:
+    """Token ids of an example, after `context` if one is given."""
     if example.form == "chat":
-        return prompts.chat_example(example.prompt, example.answer)
+        return prompts.chat_example(example.prompt, example.answer, context)
     if example.form == "cloze":
-        return prompts.cloze_example(example.prompt, example.answer)
-    return prompts.text_example(example.answer)
+        return prompts.cloze_example(example.prompt, example.answer, context)
+    return prompts.text_example(example.answer, context)
 
 
 def raw(documents: Sequence[Document]) -> Iterable[Example]:
@@ -108,10 +112,11 @@ def load(path: Path) -> Supervision:
             row = {**row, "form": "text", "prompt": "", "answer": row.pop("text")}
         row.setdefault("document", str(path.name))
         row.setdefault("record", str(number))
-        bad = [key for key in ("prompt", "answer") if not isinstance(row.get(key), str)]
+        row.setdefault("context", "")
+        bad = [key for key in ("prompt", "answer", "context") if not isinstance(row.get(key), str)]
         if bad or row.get("form") not in ("chat", "cloze", "text") or not row["answer"].strip():
             faults.append(
-                f"{path}: row {number}: needs form (chat, cloze, text), prompt and a non-empty answer as text"
+                f"{path}: row {number}: needs form (chat, cloze, text), prompt and a non-empty answer as text (and context, if given)"
             )
             continue
         examples.append(Example(**{key: value for key, value in row.items() if key in known}))

@@ -1,6 +1,7 @@
-"""Training: banked AdamW, packing, and the one training loop."""
+"""Training: banked AdamW, objectives, memory, and the one training loop."""
 
-from loramem.training.loop import Trained, TrainJob, bucket_length, train_pack
-from loramem.training.packing import plan_packs
+from loramem.training.job import Trained, TrainJob, bucket_length
+from loramem.training.loop import train_modules
+from loramem.training.teacher import Teacher
 
-__all__ = ["TrainJob", "Trained", "bucket_length", "plan_packs", "train_pack"]
+__all__ = ["Teacher", "TrainJob", "Trained", "bucket_length", "train_modules"]

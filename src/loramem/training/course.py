@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from loramem.modules.spec import Budget, Optimizer
+from loramem.training.objectives import HALF
 from loramem.training.schedule import factor
 
 Ended = Literal["steps", "plateau", "limit", "memorised"]
-HALF = math.log(2.0)
-"""-ln 0.5 in nats: a token with a smaller loss has p > 0.5 and is therefore the arg max."""
 
 
 class Course:

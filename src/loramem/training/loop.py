@@ -1,8 +1,9 @@
-"""The one training loop: a pack of modules learns at once on one frozen base, each as if it were alone.
+"""The one training loop: modules learn side by side on one frozen base, each as if it were alone.
 
-Exactness: the loss of a module is the mean over its own tokens, the pack's loss their sum; order of
-examples, dropout, schedule, clipping and AdamW are each module's own. Padded length comes from the
-recipe. So neighbours never change a module, and a module equals a solo run (tests/training).
+Exactness: the loss of a module is the mean over its own tokens, a step's loss their sum; order of examples, dropout,
+distractors, schedule, clipping and AdamW are each module's own. Padded length comes from the recipe, and rows of
+different lengths never share a pass. So neighbours never change a module, and a module equals a solo run
+(tests/training). A module that is done leaves its slot to the next in the queue.
 """
 
 from __future__ import annotations
@@ -10,288 +11,305 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
 
+from loramem.base.forward import recomputed
 from loramem.base.model import Base
-from loramem.base.prompts import Encoded
 from loramem.core.errors import InputError, RunFailed
-from loramem.core.identity import seed_from
-from loramem.inference.head import only_at
 from loramem.modules.bank import Bank
-from loramem.modules.spec import Budget, LoraSpec, Objective, Optimizer
-from loramem.training.course import HALF, Course
+from loramem.modules.spec import LoraSpec
+from loramem.training.course import Course
+from loramem.training.feed import Feed
+from loramem.training.job import Trained, TrainJob
+from loramem.training.log import Log
+from loramem.training.memory import memory_budget, out_of_memory
 from loramem.training.optimizer import BankedAdamW
+from loramem.training.packing import DEFAULT_ROWS, Queue
+from loramem.training.passes import Learner, Part, memorised, part_losses
+from loramem.training.planner import Planner
+from loramem.training.teacher import Teacher, online
 
 # Leaves and gradients are views of one flat buffer on purpose; torch only remarks on their strides.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
-BUCKET = 8
-LOGGED = 50
+Find = Callable[[str], tuple[LoraSpec, dict[str, Tensor]]]
+"""A finished module by its id: spec and weights."""
+COMPUTE = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class TrainJob:
-    """One module to be trained: everything `train_pack` needs and nothing of its neighbours.
-
-    Attributes:
-        key: Names the result, e.g. the module's id.
-        steps: Optimiser steps, at most.
-        seed: Of initialisation, order and dropout.
-        examples: Token ids; an example longer than `length` is cut and counted.
-        length: Padded length in tokens, from the recipe (`bucket_length`).
-        budget: Where given, its plateau, early stop and snapshots apply; `steps` alone decides otherwise.
-    """
-
-    key: str
-    spec: LoraSpec
-    objective: Objective
-    optimizer: Optimizer
-    steps: int
-    seed: int
-    examples: tuple[Encoded, ...]
-    length: int
-    budget: Budget | None = None
-
-
-@dataclass
-class Trained:
-    """A finished module.
-
-    Attributes:
-        tensors: PEFT-named fp32 weights.
-        log: Rows of step, loss (mean nats per supervised token since the row before), lr, grad_norm (L2,
-            before clipping).
-        final_loss: Mean loss over the last tenth of the steps.
-        steps: Optimiser steps taken.
-        ended: Why it ended: `steps` (all done), `plateau`, `limit` (no plateau found in time), `memorised`.
-        tokens, supervised_tokens: Trained on, padding not counted.
-        truncated_tokens: Tokens per epoch that were cut away.
-        seconds: Wall seconds of the pack until this module was done, shared by its members.
-    """
-
-    key: str
-    tensors: dict[str, Tensor]
-    log: list[dict]
-    final_loss: float
-    tokens: int
-    supervised_tokens: int
-    truncated_tokens: int
-    seconds: float
-    steps: int = 0
-    ended: str = "steps"
-    snapshots: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    """Step -> weights, held in memory until the module is saved."""
-
-
-def bucket_length(examples: Sequence[Encoded], limit: int) -> int:
-    """Padded length of a recipe: its longest example, rounded up to a multiple of 8, at most `limit`.
-
-    Raises:
-        InputError: no example, or an example whose answer begins beyond `limit`.
-    """
-    if not examples:
-        raise InputError("no training examples")
-    if (
-        min(len(example.ids) for example in examples) < 2
-        or max(example.answer_start for example in examples) >= limit
-    ):
-        raise InputError(f"a training example has no answer within the base's context of {limit} tokens")
-    return min(limit, -(-max(len(example.ids) for example in examples) // BUCKET) * BUCKET)
-
-
-class _Data:
-    """Padded tensors of one job and its own seeded order of examples."""
-
-    def __init__(self, job: TrainJob, pad_id: int, device: torch.device):
-        count = len(job.examples)
-        ids_ET = torch.full((count, job.length), pad_id, dtype=torch.long)
-        mask_ET = torch.zeros(count, job.length, dtype=torch.long)
-        learn_ET = torch.zeros(count, job.length, dtype=torch.bool)
-        self.truncated = 0
-        for row, example in enumerate(job.examples):
-            ids = example.ids[: job.length]
-            self.truncated += len(example.ids) - len(ids)
-            ids_ET[row, : len(ids)] = torch.tensor(ids)
-            mask_ET[row, : len(ids)] = 1
-            # masked by position, never by token id: the end of turn is learnt even where it is the pad token
-            learn_ET[row, (example.answer_start if job.objective.loss_on == "answer" else 1) : len(ids)] = (
-                True
-            )
-        self.ids_ET, self.mask_ET, self.learn_ET = (
-            tensor.to(device) for tensor in (ids_ET, mask_ET, learn_ET)
-        )
-        self.lengths = mask_ET.sum(1)
-        self.supervised = learn_ET.sum(1)
-        self.count, self.seed, self.batch = count, job.seed, job.optimizer.batch
-        self.order: list[int] = []
-        self.epoch = 0
-
-    def next(self) -> Tensor:
-        """Indices `[batch]` of the next examples; epochs follow each other, so all are seen equally often."""
-        while len(self.order) < self.batch:
-            generator = torch.Generator().manual_seed(seed_from("order", self.seed, self.epoch))
-            self.order += torch.randperm(self.count, generator=generator).tolist()
-            self.epoch += 1
-        chosen, self.order = self.order[: self.batch], self.order[self.batch :]
-        return torch.tensor(chosen)
-
-
-class _Log:
-    """Loss and gradient norm of one module, reduced to about 50 rows, moved to the CPU only then."""
-
-    def __init__(self, steps: int):
-        self.every = max(1, steps // LOGGED)
-        self.rows: list[dict] = []
-        self.losses: list[Tensor] = []
-        self.window: list[Tensor] = []
-
-    def add(self, step: int, last: bool, loss: Tensor, norm: Tensor, lr: float) -> None:
-        self.window.append(loss)
-        self.losses.append(loss)
-        if step == 1 or last or step % self.every == 0:
-            mean = float(torch.stack(self.window).mean())
-            self.rows.append({"step": step, "loss": mean, "lr": lr, "grad_norm": float(norm)})
-            self.window = []
-
-    def final(self) -> float:
-        return float(torch.stack(self.losses[-max(1, len(self.losses) // 10) :]).mean())
-
-
-def module_losses(base: Base, ids_BT: Tensor, learn_BT: Tensor, modules: int) -> tuple[Tensor, Tensor]:
-    """Mean next-token cross-entropy (nats) of each module's rows, `[modules]`, and each row's worst token, `[modules * rows]`.
-
-    Args:
-        ids_BT: int64 `[modules * rows, T]`, module-major, padded on the right.
-        learn_BT: bool; True where the token is learnt (never at the first). Logits are built only before those.
-    """
-    wanted_BT = torch.nn.functional.pad(learn_BT[:, 1:], (0, 1))
-    with only_at(base.model.get_output_embeddings(), wanted_BT):
-        # Padding stands on the right, where a causal model never looks back from: no mask is needed, and
-        # attention without one is faster.
-        logits_1NV = base.model(input_ids=ids_BT, use_cache=False).logits
-    logits_NV = logits_1NV[0].to(torch.promote_types(logits_1NV.dtype, torch.float32))
-    nats_N = torch.nn.functional.cross_entropy(logits_NV, ids_BT[learn_BT], reduction="none")
-    nats_BT = torch.zeros(ids_BT.shape, dtype=nats_N.dtype, device=ids_BT.device).masked_scatter(
-        learn_BT, nats_N
-    )
-    nats_M = nats_BT.view(modules, -1).sum(1)
-    return nats_M / learn_BT.view(modules, -1).sum(1), nats_BT.detach().amax(1)
-
-
-@torch.inference_mode()
-def memorised(base: Base, bank: Bank, slot: int, feed: _Data) -> bool:
-    """Whether every learnt token of every example of `slot` has p > 0.5 at the weights as they are."""
-    rows = max(feed.batch, 64)
-    for start in range(0, feed.count, rows):
-        part = slice(start, min(start + rows, feed.count))
-        with bank.active([slot], rows=part.stop - part.start):
-            _, worst_B = module_losses(base, feed.ids_ET[part], feed.learn_ET[part], 1)
-        if not bool((worst_B < HALF).all()):
-            return False
-    return True
-
-
-def train_pack(
+def train_modules(
     base: Base,
     jobs: Sequence[TrainJob],
     *,
     on_finish: Callable[[Trained], None],
     on_fail: Callable[[str, Exception], None],
     on_step: Callable[[int, int], None] = lambda rows, tokens: None,
+    on_note: Callable[[str], None] = lambda text: None,
+    rows: int = DEFAULT_ROWS,
+    memory: int | None = None,
+    find: Find | None = None,
+    teacher: Teacher | None = None,
+    recompute: bool | None = None,
 ) -> None:
-    """Train `jobs` together; each is handed to `on_finish` the moment its steps are done and leaves the pack.
+    """Train `jobs`, as many at a time as rows and memory allow; each is handed to `on_finish` the moment it is done.
 
     A module whose loss is not finite is handed to `on_fail` and leaves; the others go on unchanged.
 
     Args:
-        jobs: Of equal length and batch (`packing.plan_packs` sees to that).
         on_step: Called after each step with the rows and real tokens of it.
+        on_note: Told what a user should know: that memory ran out and what was done.
+        rows: Rows of a step, over all modules.
+        memory: Bytes that training may take; None: what the machine has (`memory_budget`).
+        find: Finds finished modules: for jobs with distractors.
+        teacher: Of jobs with objective `dcd`; None: one that keeps its states in memory.
+        recompute: Gradient checkpointing; None: where a module's own batch does not fit without.
     """
-    assert len({(job.length, job.optimizer.batch) for job in jobs}) == 1, "a pack shares length and batch"
-    began = time.perf_counter()
-    rows = jobs[0].optimizer.batch
-    bank = Bank(base.model, [job.spec for job in jobs], seeds=[job.seed for job in jobs])
+    _Trainer(
+        base,
+        jobs,
+        on_finish,
+        on_fail,
+        on_step,
+        on_note,
+        rows,
+        memory,
+        find,
+        teacher or Teacher(base),
+        recompute,
+    ).run()
+
+
+class _Trainer:
+    """The state of `train_modules`."""
+
+    def __init__(
+        self,
+        base: Base,
+        jobs: Sequence[TrainJob],
+        on_finish: Callable[[Trained], None],
+        on_fail: Callable[[str, Exception], None],
+        on_step: Callable[[int, int], None],
+        on_note: Callable[[str], None],
+        rows: int,
+        memory: int | None,
+        find: Find | None,
+        teacher: Teacher,
+        recompute: bool | None,
+    ):
+        self.base, self.find, self.teacher = base, find, teacher
+        self.on_finish, self.on_fail, self.on_step, self.on_note = on_finish, on_fail, on_step, on_note
+        self.queue = Queue(jobs, rows=rows)
+        self.bank = Bank(base.model)
+        self.optimizer = BankedAdamW(self.bank)
+        self.planner = Planner(base, memory_budget(base.device) if memory is None else memory, recompute)
+        self.learners: dict[int, Learner] = {}
+
+    def run(self) -> None:
+        try:
+            while self.learners or self.queue:
+                self._admit()
+                if self.learners:
+                    self._step()
+                    self._release([s for s, one in self.learners.items() if one.course.ended is not None])
+        finally:
+            self.bank.detach()
+
+    # -- slots -----------------------------------------------------------------------------------
+    def _admit(self) -> None:
+        """Fill free slots from the queue."""
+        came: list[TrainJob] = []
+        while True:
+            running = [*(one.job for one in self.learners.values()), *came]
+            job = self.queue.take(running, lambda job, now=running: self.planner.fits(job, now))  # type: ignore[misc]
+            if job is None:
+                break
+            came.append(job)
+        if not came:
+            return
+        self.bank.trim()
+        by_group: dict[tuple, list[LoraSpec]] = defaultdict(list)
+        for job in came:
+            by_group[job.length, COMPUTE[job.optimizer.compute]].append(job.spec)
+        for (length, compute), specs in by_group.items():
+            with suppress(InputError):  # said below, for the job it belongs to
+                self.bank.reserve(specs, compute=compute, group=length)
+        for job in came:
+            slot = None
+            try:
+                if job.optimizer.compute == "tf32" and self.base.device.type != "cuda":
+                    raise InputError(f"compute tf32: {self.base.device} has no such precision; use float32")
+                slot = self.bank.add(
+                    job.spec, job.seed, compute=COMPUTE[job.optimizer.compute], group=job.length
+                )
+                self.learners[slot] = self._learner(job, slot)
+                self.planner.observe(self.learners[slot], self.bank)
+            except Exception as error:  # one module's fault must not end the others
+                if slot is not None:
+                    self.learners.pop(slot, None)
+                    self._drop([slot])
+                self.on_fail(job.key, error)
+
+    def _learner(self, job: TrainJob, slot: int) -> Learner:
+        budget = job.budget
+        feed = Feed(job, self.base.prompts.pad_id, self.base.device)
+        course = Course(budget, job.optimizer, steps=job.steps, examples=len(job.examples))
+        read = self.teacher.tokens
+        states = None
+        if job.objective.name == "dcd" and job.objective.hidden == "last":
+            states = self.teacher.states(job.teacher)
+        learner = Learner(
+            job, slot, feed, course, Log(job.steps), set(budget.snapshots if budget else ()), states,
+            self.teacher.tokens - read, time.perf_counter(),
+        )  # fmt: skip
+        if 0 in learner.wanted:
+            learner.kept[0] = self.bank.tensors(slot)
+        if job.distractors is not None:
+            learner.beside = {identity: self._company(identity) for identity in job.distractors.modules}
+        return learner
+
+    def _company(self, identity: str) -> int:
+        """The frozen slot of a finished module, shared by all who train beside it."""
+        for one in self.learners.values():
+            if identity in one.beside:
+                return one.beside[identity]
+        if self.find is None:
+            raise InputError(f"distractor {identity[:12]}: training was given no store to find modules in")
+        spec, tensors = self.find(identity)
+        slot = self.bank.add(spec, frozen=True)
+        try:
+            self.bank.load(slot, tensors)
+        except InputError:
+            self.bank.drop([slot])
+            raise
+        return slot
+
+    def _release(self, slots: Sequence[int]) -> None:
+        """Hand over what is done, and free its slots."""
+        for slot in slots:
+            one = self.learners[slot]
+            for later in (at for at in one.wanted if at > one.step):  # training is over: it stays as it is
+                one.kept[later] = self.bank.tensors(slot)
+            self.on_finish(
+                Trained(
+                    one.job.key, self.bank.tensors(slot), one.log.rows, one.log.final(), one.tokens, one.supervised,
+                    one.feed.truncated, time.perf_counter() - one.began, one.step, str(one.course.ended), one.kept,
+                    one.teacher_tokens,
+                )
+            )  # fmt: skip
+        self._drop(slots)
+
+    def _drop(self, slots: Sequence[int]) -> None:
+        """Take modules out of the bank, and the finished ones that nobody trains beside any more."""
+        for slot in slots:
+            self.learners.pop(slot, None)
+        used = {slot for one in self.learners.values() for slot in one.beside.values()}
+        frozen = {slot for slot, bucket in self.bank.bucket_of.items() if bucket.key.frozen}
+        self.bank.drop([*slots, *(frozen - used - set(self.bank.companion.values()))])
+
+    # -- steps -----------------------------------------------------------------------------------
+    def _step(self) -> None:
+        """One optimiser step of every learner."""
+        for learner in self.learners.values():
+            self._draw(learner, learner.feed.next())
+        found = None
+        while found is None and self.learners:
+            found = self._gradients()
+        if found is None:
+            return
+        losses, worst = found
+        finite = torch.stack(list(losses.values())).isfinite().tolist()
+        bad = [slot for slot, fine in zip(losses, finite, strict=True) if not fine]
+        for slot in bad:
+            job = self.learners[slot].job
+            self.on_fail(
+                job.key,
+                RunFailed(
+                    f"loss is not finite at step {self.learners[slot].step + 1}; lower lr ({job.optimizer.lr})"
+                ),
+            )
+        self._drop(bad)
+        lr = {slot: one.course.lr(one.step) for slot, one in self.learners.items()}
+        norms = self.optimizer.step(
+            lr=lr,
+            decay={slot: one.job.optimizer.weight_decay for slot, one in self.learners.items()},
+            clip={slot: one.job.optimizer.clip or math.inf for slot, one in self.learners.items()},
+        )
+        rows = tokens = 0
+        for slot, one in self.learners.items():
+            one.step += 1
+            real = int(one.feed.lengths[one.chosen].sum())
+            one.tokens, one.supervised = one.tokens + real, one.supervised + int(one.counts.sum())
+            rows, tokens = rows + len(one.chosen), tokens + real
+            one.course.observe(one.step, losses[slot], one.chosen, worst[slot])
+            if one.course.may_be_memorised(one.step) and memorised(self.base, self.bank, slot, one.feed):
+                one.course.ended = "memorised"
+            one.log.add(one.step, one.course.ended is not None, losses[slot], norms[slot], lr[slot])
+            if one.step in one.wanted:
+                one.kept[one.step] = self.bank.tensors(slot)
+        self.on_step(rows, tokens)
+
+    def _draw(self, learner: Learner, chosen: Tensor) -> None:
+        """Set a learner's examples, and what the teacher makes of them."""
+        learner.chosen = chosen
+        objective = learner.job.objective
+        if learner.states is not None:
+            learner.told = [learner.states.of(chosen, learner.counts)]
+        elif objective.name == "dcd":
+            examples = [learner.job.teacher[index] for index in chosen.tolist()]
+            learner.told = online(self.base, examples, learner.counts.tolist())
+            learner.teacher_tokens += sum(len(one.ids) for one in examples)
+
+    def _gradients(self) -> tuple[dict[int, Tensor], dict[int, Tensor]] | None:
+        """Loss and worst tokens of every learner, its gradient in the bank; None where it must be tried again."""
+        losses: dict[int, Tensor] = {}
+        worst: dict[int, list[Tensor]] = defaultdict(list)
+        inside: Sequence[Part] = ()
+        try:
+            for inside, again in self.planner.passes(self.learners, self.bank):
+                with recomputed(self.base.model, again), tf32(inside[0].learner.job.optimizer.compute):
+                    found_P, worst_B = part_losses(self.base, self.bank, inside)
+                row = 0
+                for part, loss in zip(inside, found_P, strict=True):
+                    slot = part.learner.slot
+                    losses[slot] = losses[slot] + loss if slot in losses else loss
+                    worst[slot].append(worst_B[row : row + part.stop - part.start])
+                    row += part.stop - part.start
+            return losses, {slot: torch.cat(found) for slot, found in worst.items()}
+        except Exception as error:  # what to do depends on what it was
+            failed = error if out_of_memory(error) else None
+            reason: Exception = error
+        for bucket in self.bank.learning:
+            bucket.grad_NP.zero_()
+        if failed is not None:
+            tried = sum(part.stop - part.start for part in inside)
+            if self.planner.halve(tried):
+                self.on_note(
+                    f"out of memory with {tried} rows at once; going on with {self.planner.most_rows} at a time"
+                )
+                if self.base.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                return None
+            reason = RunFailed(
+                "out of memory with a single row; use a base in lower precision or a smaller rank"
+            )
+        slots = list(dict.fromkeys(part.learner.slot for part in inside)) or list(self.learners)
+        for slot in slots:
+            self.on_fail(self.learners[slot].job.key, reason)
+        self._drop(slots)
+        return None
+
+
+@contextmanager
+def tf32(compute: str) -> Iterator[None]:
+    """Within the block, fp32 products on an accelerator are rounded to tf32 where `compute` says so."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if compute == "tf32" else before)
     try:
-        optimizer = BankedAdamW(bank)
-        feeds = {slot: _Data(job, base.prompts.pad_id, base.device) for slot, job in enumerate(jobs)}
-        logs = {slot: _Log(job.steps) for slot, job in enumerate(jobs)}
-        courses = {
-            slot: Course(job.budget, job.optimizer, steps=job.steps, examples=len(job.examples))
-            for slot, job in enumerate(jobs)
-        }
-        wanted = {slot: set(job.budget.snapshots if job.budget else ()) for slot, job in enumerate(jobs)}
-        kept: dict[int, dict[int, dict[str, Tensor]]] = {
-            slot: {0: bank.tensors(slot)} if 0 in wanted[slot] else {} for slot in feeds
-        }
-        seen = {slot: [0, 0] for slot in feeds}
-        decay = {slot: job.optimizer.weight_decay for slot, job in enumerate(jobs)}
-        clip = {slot: job.optimizer.clip or math.inf for slot, job in enumerate(jobs)}
-        dropout = {slot: (job.spec.dropout, job.seed) for slot, job in enumerate(jobs) if job.spec.dropout}
-        step = 0
-        while bank.buckets:
-            order = bank.training_order()
-            batches = []
-            chosen_by = {}
-            tokens = 0
-            for slot in order:
-                feed = feeds[slot]
-                chosen = chosen_by[slot] = feed.next()
-                batches.append((feed.ids_ET[chosen], feed.learn_ET[chosen]))
-                real = int(feed.lengths[chosen].sum())
-                seen[slot][0] += real
-                seen[slot][1] += int(feed.supervised[chosen].sum())
-                tokens += real
-            ids_BT, learn_BT = (torch.cat(parts) for parts in zip(*batches, strict=True))
-            with bank.active(order, rows=rows, dropout=dropout, step=step):
-                losses_M, worst_B = module_losses(base, ids_BT, learn_BT, len(order))
-                losses_M.sum().backward()
-            finite = losses_M.detach().isfinite()
-            if not bool(finite.all()):
-                bad = [slot for slot, fine in zip(order, finite.tolist(), strict=True) if not fine]
-                for slot in bad:
-                    on_fail(
-                        jobs[slot].key,
-                        RunFailed(
-                            f"loss is not finite at step {step + 1}; lower lr ({jobs[slot].optimizer.lr})"
-                        ),
-                    )
-                bank.keep([slot for slot in order if slot not in bad])
-                optimizer.keep()
-                for slot in order:  # the step is repeated without them, on the same examples
-                    feeds[slot].order = chosen_by[slot].tolist() + feeds[slot].order
-                for bucket in bank.buckets:
-                    bucket.grad_NP.zero_()
-                continue
-            step += 1
-            lr = {slot: courses[slot].lr(step - 1) for slot in order}
-            norms = optimizer.step(lr=lr, decay=decay, clip=clip)
-            worst_MR = worst_B.view(len(order), rows)
-            for place, (slot, loss) in enumerate(zip(order, losses_M.detach(), strict=True)):
-                course = courses[slot]
-                course.observe(step, loss, chosen_by[slot], worst_MR[place])
-                if course.may_be_memorised(step) and memorised(base, bank, slot, feeds[slot]):
-                    course.ended = "memorised"
-                logs[slot].add(step, course.ended is not None, loss, norms[slot], lr[slot])
-                if step in wanted[slot]:
-                    kept[slot][step] = bank.tensors(slot)
-            on_step(rows * len(order), tokens)
-            done = [slot for slot in order if courses[slot].ended is not None]
-            for slot in done:
-                for later in (at for at in wanted[slot] if at > step):  # training is over: it stays as it is
-                    kept[slot][later] = bank.tensors(slot)
-                on_finish(
-                    Trained(
-                        jobs[slot].key, bank.tensors(slot), logs[slot].rows, logs[slot].final(), seen[slot][0],
-                        seen[slot][1], feeds[slot].truncated, time.perf_counter() - began, step,
-                        str(courses[slot].ended), kept.pop(slot),
-                    )
-                )  # fmt: skip
-            if done:
-                bank.keep([slot for slot in order if slot not in done])
-                optimizer.keep()
+        yield
     finally:
-        bank.detach()
+        torch.set_float32_matmul_precision(before)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from loramem.modules.bank import Bank, Bucket
+from loramem.modules.bank import Bank
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
@@ -32,27 +34,21 @@ class _Moments:
 
 
 class BankedAdamW:
-    """AdamW (Loshchilov & Hutter 2019) for every module of a bank. A module's moments are its own tensors."""
+    """AdamW (Loshchilov & Hutter 2019) for every learning module of a bank.
+
+    A module's moments are its own tensors, made at its first step and gone when it leaves, so that a place of the bank
+    that is used again begins clean.
+    """
 
     def __init__(self, bank: Bank):
         self.bank = bank
-        self.moments = {
-            slot: _Moments(bucket.flat_NP[position])
-            for bucket in bank.buckets
-            for position, slot in enumerate(bucket.slots)
-        }
-
-    def keep(self) -> None:
-        """Follow `Bank.keep`: forget the modules that left the bank."""
-        self.moments = {
-            slot: moments for slot, moments in self.moments.items() if slot in self.bank.bucket_of
-        }
+        self.moments: dict[int, _Moments] = {}
 
     @torch.no_grad()
     def step(
         self, *, lr: dict[int, float], decay: dict[int, float], clip: dict[int, float]
     ) -> dict[int, Tensor]:
-        """Clip and update every module; gradients are zeroed.
+        """Clip and update every module that is given a rate; gradients of all are zeroed.
 
         Args:
             lr, decay, clip: Per slot; `clip` inf for none.
@@ -60,19 +56,22 @@ class BankedAdamW:
         Returns:
             Per slot the gradient norm before clipping (0-dim tensors, not yet moved to the CPU).
         """
+        self.moments = {slot: own for slot, own in self.moments.items() if slot in self.bank.bucket_of}
         norms: dict[int, Tensor] = {}
-        for bucket in self.bank.buckets:
-            norm_N = clip_by_module(bucket.grad_NP, self._vector(bucket, clip))
+        for bucket in self.bank.learning:
+            limit_N = torch.tensor([clip.get(slot, math.inf) for slot in bucket.slots], device=bucket.device)
+            norm_N = clip_by_module(bucket.grad_NP, limit_N)
             for position, slot in enumerate(bucket.slots):
-                own = self.moments[slot]
+                if slot not in lr:
+                    continue
+                own = self.moments.get(slot)
+                if own is None:
+                    own = self.moments[slot] = _Moments(bucket.flat_NP[position])
                 adamw(
                     [bucket.flat_NP[position]], [bucket.grad_NP[position]], [own.mean_P], [own.square_P], [], [own.steps],
                     fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=lr[slot], weight_decay=decay[slot], eps=EPS,
                     maximize=False,
                 )  # fmt: skip
+                norms[slot] = norm_N[position]
             bucket.grad_NP.zero_()
-            norms.update(zip(bucket.slots, norm_N, strict=True))
         return norms
-
-    def _vector(self, bucket: Bucket, values: dict[int, float]) -> Tensor:
-        return torch.tensor([values[slot] for slot in bucket.slots], device=bucket.flat_NP.device)

@@ -1,62 +1,70 @@
-"""Packs: which modules train together. Packing changes speed and memory, never a module."""
+"""Which modules train side by side. It changes speed and memory, never a module."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from loramem.base.model import Base
-from loramem.modules.bank import padded_rank
-from loramem.modules.targets import parameter_count
-from loramem.training.loop import TrainJob
+from loramem.modules.bucket import padded_rank
+from loramem.training.job import TrainJob
 
-BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and two moments
 DEFAULT_ROWS = 256
-DEFAULT_BYTES = 2 * 2**30
+MIXED = 8
+"""Modules of another kind join while an eighth of the rows is not yet filled."""
 
 
-def _bucket(job: TrainJob) -> tuple:
-    """Equal for jobs whose modules share a bucket (targets as they are written: aliases only cost speed)."""
-    return (padded_rank(job.spec.rank), str(job.spec.targets), str(job.spec.layers))
+def kind(job: TrainJob) -> tuple:
+    """Equal for jobs that share a pass and a bucket (targets as they are written: aliases only cost speed)."""
+    spec = job.spec
+    return (job.length, job.optimizer.compute, padded_rank(spec.rank), str(spec.targets), str(spec.layers), spec.variant == "dora")  # fmt: skip
 
 
-def state_bytes(base: Base, job: TrainJob) -> int:
-    """Bytes of a module's weights, gradient and moments while it trains, its padding counted."""
-    return (
-        BYTES_PER_PARAMETER
-        * parameter_count(base.model, job.spec)
-        * padded_rank(job.spec.rank)
-        // job.spec.rank
-    )
+class Queue:
+    """Jobs that wait for a slot.
 
+    Modules that share a bucket of the bank follow each other, the kind with most work first, within it the longest
+    first; so modules of similar length stand side by side and slots do not run dry at the end.
 
-def plan_packs(
-    jobs: Sequence[TrainJob], base: Base, *, rows: int = DEFAULT_ROWS, budget_bytes: int = DEFAULT_BYTES
-) -> list[list[TrainJob]]:
-    """Split jobs into packs of equal (length, batch) with at most `rows` rows per step and `budget_bytes` of state.
-
-    Modules that share a bucket of the bank travel together, those of similar length in steps side by side; a pack
-    that holds an eighth of its rows is closed where the bucket changes, since every bucket costs a pass over the rows
-    at each layer. Longest packs first. A module larger than the budget is a pack of its own.
+    Args:
+        rows: Rows of a step, over all modules.
     """
-    groups: dict[tuple[int, int], list[TrainJob]] = defaultdict(list)
-    for job in jobs:
-        groups[job.length, job.optimizer.batch].append(job)
-    packs: list[list[TrainJob]] = []
-    for (_, batch), members in sorted(groups.items()):
-        members.sort(key=lambda job: (_bucket(job), -job.steps, job.spec.rank, job.key))
-        size = max(1, rows // batch)
-        pack: list[TrainJob] = []
-        used = 0
-        for job in members:
-            cost = state_bytes(base, job)
-            other = pack and _bucket(job) != _bucket(pack[-1]) and 8 * len(pack) >= size
-            if pack and (len(pack) == size or used + cost > budget_bytes or other):
-                packs.append(pack)
-                pack, used = [], 0
-            pack.append(job)
-            used += cost
-        if pack:
-            packs.append(pack)
-    packs.sort(key=lambda pack: -max(job.steps for job in pack) * len(pack))
-    return packs
+
+    def __init__(self, jobs: Sequence[TrainJob], *, rows: int = DEFAULT_ROWS):
+        self.rows = rows
+        by_kind: dict[tuple, list[TrainJob]] = defaultdict(list)
+        for job in jobs:
+            by_kind[kind(job)].append(job)
+        for members in by_kind.values():
+            members.sort(key=lambda job: (-job.steps * job.optimizer.batch, job.spec.rank, job.key))
+
+        def work(members: Sequence[TrainJob]) -> int:
+            return sum(job.steps * job.optimizer.batch * job.length for job in members)
+
+        groups = sorted(by_kind.values(), key=lambda members: (-work(members), kind(members[0])))
+        self.waiting = [job for members in groups for job in members]
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    def take(self, running: Sequence[TrainJob], fits: Callable[[TrainJob], bool]) -> TrainJob | None:
+        """The job to join those that run, or None: the same kind first, another only where the rows would lie idle.
+
+        Args:
+            fits: Whether there is memory for it; with nothing running the first job is taken all the same.
+        """
+        if not self.waiting:
+            return None
+        if not running:
+            return self.waiting.pop(0)
+        used = sum(job.optimizer.batch for job in running)
+        kinds = {kind(job) for job in running}
+        lengths = {job.length for job in running}
+        for wanted in (
+            lambda job: kind(job) in kinds,
+            lambda job: MIXED * used < self.rows and job.length in lengths,
+            lambda job: MIXED * used < self.rows,
+        ):
+            for number, job in enumerate(self.waiting):
+                if wanted(job) and used + job.optimizer.batch <= self.rows and fits(job):
+                    return self.waiting.pop(number)
+        return None

@@ -1,0 +1,138 @@
+"""The two halves of a causal language model: tokens to hidden states, hidden states to logits.
+
+Most of what is done here needs logits at few positions. The first half is run on everything, the second on the wanted
+positions only: the output head is the widest layer of a small model and its logits are the largest tensor of a big one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+CHUNK_BYTES = 128 * 2**20
+"""Logits that exist at once, in bytes of fp32."""
+
+
+def hidden_states(model: Any, ids_BT: Tensor, wanted_BT: Tensor, *, all_layers: bool = False) -> list[Tensor]:
+    """What the output head reads at the wanted positions, `[N, H]` in row-major order; with `all_layers` the output of
+    every layer as well, first layer first, the head's input last.
+
+    Rows are padded on the right, where a causal model never looks back from: no mask is needed, and attention without
+    one is faster.
+    """
+    output = model.base_model(input_ids=ids_BT, use_cache=False, output_hidden_states=all_layers)
+    if not all_layers:
+        return [output.last_hidden_state[wanted_BT]]
+    return [
+        *(states[wanted_BT] for states in output.hidden_states[1:-1]),
+        output.last_hidden_state[wanted_BT],
+    ]
+
+
+class _Given(BaseModelOutputWithPast):
+    """Hidden states in place of a backbone's output; whatever else a family looks for in it is not there."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+def logits_of(model: Any, hidden_NH: Tensor) -> Tensor:
+    """Logits `[N, V]` of hidden states, in fp32 or better.
+
+    They go through the model's own forward, in place of what its layers would have given, so that what a family does
+    to its logits afterwards (scaling, soft-capping) stays its own.
+    """
+    backbone: nn.Module = model.base_model
+
+    def given(*_: Any, **__: Any) -> _Given:
+        return _Given(last_hidden_state=hidden_NH[None])  # type: ignore[arg-type]
+
+    own = backbone.__dict__.get("forward")
+    object.__setattr__(backbone, "forward", given)
+    try:
+        nothing_1N = torch.zeros(1, len(hidden_NH), dtype=torch.long, device=hidden_NH.device)
+        logits_NV = model(input_ids=nothing_1N, use_cache=False).logits[0]
+    finally:
+        if own is None:
+            object.__delattr__(backbone, "forward")
+        else:
+            object.__setattr__(backbone, "forward", own)
+    return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+
+
+RowFunction = Callable[[Tensor, int], Tensor]
+"""(hidden states `[n, H]`, index of the first of them) -> a value for each, `[n]`."""
+
+
+class _RowWise(torch.autograd.Function):
+    """A function of each row alone, part by part; its gradient is taken on the way, so that no part is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_NH: Tensor, function: RowFunction, part: int) -> Tensor:  # type: ignore[override]
+        values, grads = [], []
+        for start in range(0, len(hidden_NH), part):
+            with torch.enable_grad():
+                own_nH = hidden_NH[start : start + part].detach().requires_grad_(True)
+                value_n = function(own_nH, start)
+                grads.append(torch.autograd.grad(value_n.sum(), own_nH)[0])
+            values.append(value_n.detach())
+        ctx.save_for_backward(torch.cat(grads))
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (grads_NH,) = ctx.saved_tensors
+        return (grads_NH * grad_N[:, None]).to(grads_NH.dtype), None, None
+
+
+def row_wise(function: RowFunction, hidden_NH: Tensor, *, vocabulary: int) -> Tensor:
+    """`function` of every row, `[N]`, in parts of at most `CHUNK_BYTES` of logits; differentiable in `hidden_NH`."""
+    part = max(16, CHUNK_BYTES // (4 * vocabulary))
+    if torch.is_grad_enabled() and hidden_NH.requires_grad:
+        return _RowWise.apply(hidden_NH, function, part)
+    starts = range(0, len(hidden_NH), part)
+    return torch.cat([function(hidden_NH[start : start + part], start) for start in starts])
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The list of a model's layers: the longest `ModuleList` of its backbone."""
+    lists = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len)
+
+
+@contextmanager
+def recomputed(model: Any, on: bool = True) -> Iterator[None]:
+    """Gradient checkpointing: within the block every layer keeps its input only and runs again in the backward pass.
+
+    Not the library's own switch: that one works in training mode only, where a base's dropout would be on.
+    """
+    if not on:
+        yield
+        return
+    layers = list(decoder_layers(model))
+    kept = [layer.__dict__.get("forward") for layer in layers]
+
+    def again(forward: Any) -> Any:
+        def run(*inputs: Any, **options: Any) -> Any:
+            return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
+
+        return run
+
+    for layer in layers:
+        object.__setattr__(layer, "forward", again(layer.forward))
+    try:
+        yield
+    finally:
+        for layer, own in zip(layers, kept, strict=True):
+            if own is None:
+                object.__delattr__(layer, "forward")
+            else:
+                object.__setattr__(layer, "forward", own)
