@@ -21,9 +21,7 @@ lint: $(STAMP)
 	"$(BIN)/mypy"
 
 bench: $(STAMP)
-	"$(BIN)/python" benchmarks/bank.py
-	"$(BIN)/python" benchmarks/read.py
-	"$(BIN)/python" benchmarks/grid.py
+	for bench in bank read context distil grid; do "$(BIN)/python" benchmarks/$$bench.py || exit 1; done
 
 $(STAMP): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv "$(VENV)"

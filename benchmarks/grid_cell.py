@@ -27,7 +27,8 @@ from loramem.metrics.scorers import METRICS, score
 from loramem.modules.spec import LoraSpec, Objective, Optimizer
 from loramem.sources.types import Probe
 from loramem.synthesis.supervision import Example, encode
-from loramem.training.loop import TrainJob, _Data
+from loramem.training import TrainJob
+from loramem.training.feed import Feed
 from loramem.training.schedule import factor
 
 MAX_NEW_TOKENS = 50
@@ -101,7 +102,7 @@ def attach(model, module: dict):
 
 
 def train(model, module: dict, encoded: tuple, pad_id: int) -> None:
-    """The plain loop; `_Data` gives the rows of the study's own order, padded as the study pads them."""
+    """The plain loop; `Feed` gives the rows of the study's own order, padded as the study pads them."""
     options = Optimizer(**module["optimizer"])
     steps = module["steps"]
     job = TrainJob(
@@ -109,7 +110,7 @@ def train(model, module: dict, encoded: tuple, pad_id: int) -> None:
         module["length"],
     )  # fmt: skip
     device = next(model.parameters()).device
-    feed = _Data(job, pad_id, device)
+    feed = Feed(job, pad_id, device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(

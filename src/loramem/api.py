@@ -77,11 +77,6 @@ def train_one(
     if config.objective.name == "dcd":
         forms = teacher_forms(learnt, (), loaded.prompts, context_tokens=config.objective.context_tokens)
         teacher = forms.examples
-    if config.distractors is not None:
-        full = tuple(kept.module(identity).id for identity in config.distractors.modules)
-        config = config.model_copy(
-            update={"distractors": config.distractors.model_copy(update={"modules": full})}
-        )
     recipe = trained_recipe(
         loaded, learnt.hash, config, steps=steps, length=length, seed=seed, teacher=teacher
     )

@@ -98,7 +98,7 @@ class ReadingTask:
             "reading_version": READING_VERSION,
             "prompt_version": PROMPT_VERSION,
             "base": base.fingerprint,
-            "dtype": str(base.dtype).removeprefix("torch."),
+            "dtype": base.precision,
             "stem": self.stem,
             "module": self.module,
             "probes": self.source.probes_hash,

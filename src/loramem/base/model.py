@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -11,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from loramem.base.fingerprint import fingerprint, weight_files
@@ -22,6 +30,8 @@ from loramem.core.memory import keep_freed_memory
 
 EMBEDDED = "embedded"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTISED = "nf4"
+"""A dtype as well: weights in 4 bits (NormalFloat, arXiv 2305.14314), products in the device's own precision."""
 
 
 @dataclass
@@ -48,10 +58,22 @@ class Base:
     context_length: int
     prompts: PromptBuilder
     card: dict
+    quantised: bool = False
+
+    @property
+    def precision(self) -> str:
+        """Name of what its weights are kept in; part of every identity."""
+        return QUANTISED if self.quantised else str(self.dtype).removeprefix("torch.")
 
     @property
     def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        """Weights, however they are packed."""
+        packed = {
+            id(m.weight): m.in_features * m.out_features
+            for m in self.model.modules()
+            if isinstance(m, torch.nn.Linear)
+        }
+        return sum(packed.get(id(p), p.numel()) for p in self.model.parameters())
 
 
 def embedded_folder() -> Path:
@@ -123,8 +145,20 @@ def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     if dtype in (None, "auto"):
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; {nearest(str(dtype), [*DTYPES, 'auto'])}")
+        raise InputError(f"unknown dtype {dtype!r}; {nearest(str(dtype), [*DTYPES, QUANTISED, 'auto'])}")
     return DTYPES[str(dtype)]
+
+
+def _four_bits(precision: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Options of the loader for 4-bit weights. Raises `InputError` where the extra is not installed."""
+    missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"dtype {QUANTISED} needs {' and '.join(missing)}: pip install 'loramem[quant]'")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its remarks on kernels it does not find
+    packing = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=QUANTISED, bnb_4bit_compute_dtype=precision, bnb_4bit_use_double_quant=True
+    )  # fmt: skip
+    return {"quantization_config": packing, "device_map": {"": str(device)}}
 
 
 def load_base(
@@ -145,7 +179,8 @@ def load_base(
     """
     keep_freed_memory()
     where = choose_device(device)
-    precision = choose_dtype(dtype, where)
+    quantised = dtype == QUANTISED
+    precision = choose_dtype(None if quantised else dtype, where)
     folder = resolve(name, offline=offline, revision=revision)
     weight_files(folder)
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
@@ -153,9 +188,12 @@ def load_base(
     try:
         config = AutoConfig.from_pretrained(folder, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        packing = _four_bits(precision, where) if quantised else {}
         model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=precision, use_safetensors=True, **options
+            folder, config=config, dtype=precision, use_safetensors=True, **options, **packing
         )
+    except InputError:
+        raise
     except (
         Exception
     ) as error:  # transformers raises many kinds for a damaged checkpoint; all are bad input here
@@ -169,7 +207,9 @@ def load_base(
     tokenizer.model_max_length = (
         10**12
     )  # lengths are counted, cut and refused by us, before the model sees them
-    model.to(where).eval().requires_grad_(False)
+    if not quantised:  # its loader put it there
+        model.to(where)
+    model.eval().requires_grad_(False)
     model.generation_config = (
         GenerationConfig()
     )  # decoding settings are ours and recorded, not the checkpoint's
@@ -186,6 +226,7 @@ def load_base(
         context_length=length,
         prompts=PromptBuilder(tokenizer, length),
         card=read_json(card) if card.exists() else {},
+        quantised=quantised,
     )
 
 
@@ -215,7 +256,7 @@ def describe(base: Base) -> dict:
         "fingerprint": base.fingerprint,
         "context_length": base.context_length,
         "vocabulary": len(base.tokenizer),
-        "dtype": str(base.dtype).removeprefix("torch."),
+        "dtype": base.precision,
         "device": str(base.device),
         "chat_template": base.prompts.has_chat,
         "card": json.loads(json.dumps(base.card)),

@@ -127,6 +127,12 @@ def _numbers(option: str, text: str) -> list[int]:
         ) from None
 
 
+def _choice(text: str) -> str | list[str]:
+    """A word for a group of matrices, or the names of some."""
+    parts = [part for part in text.split(",") if part]
+    return parts[0] if len(parts) == 1 and parts[0] in ("all-linear", "attention", "mlp") else parts
+
+
 # -- modules -----------------------------------------------------------------------------------------
 @modules_app.command("train")
 def modules_train(
@@ -150,6 +156,18 @@ def modules_train(
         str | None, typer.Option(help="steps whose weights are kept too (ID@STEP), e.g. 0,100,200")
     ] = None,
     dropout: float = 0.0,
+    layers: Annotated[str, typer.Option(help="all, first-half, second-half, or numbers: 0,1,2")] = "all",
+    variant: Annotated[str, typer.Option(help="lora, pissa or dora")] = "lora",
+    objective: Annotated[
+        str, typer.Option(help="ntp, or dcd (each row then needs a 'context' for the teacher)")
+    ] = "ntp",
+    distractors: Annotated[
+        str | None, typer.Option(help="finished modules (ID,ID) that are on beside it half of the time")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="PATH=VALUE as in a study's modules: optimizer.schedule=linear"),
+    ] = None,
     seed: int = 0,
     base: BaseOption = "embedded",
     store: StoreOption = None,
@@ -161,6 +179,8 @@ def modules_train(
     from loramem.api import train_one
     from loramem.core.config import parse
     from loramem.modules.recipe import ModuleConfig
+    from loramem.modules.store import Store
+    from loramem.studies.grid import parse_assignment, set_path
 
     budget = {
         "exposures": 100.0 if exposures is None and steps is None and plateau is None else exposures,
@@ -169,11 +189,20 @@ def modules_train(
         "stop_when_memorised": stop_when_memorised,
         "snapshots": [] if snapshots is None else _numbers("--snapshots", snapshots),
     }
-    chosen = tuple(part for part in targets.split(",") if part)
-    config = parse(ModuleConfig, {
-        "spec": {"rank": rank, "alpha": alpha or "rank", "targets": chosen[0] if len(chosen) == 1 and chosen[0] in ("all-linear", "attention", "mlp") else chosen, "dropout": dropout},
-        "budget": budget, "optimizer": {"lr": lr, "batch": batch},
-    })  # fmt: skip
+    body: dict = {
+        "spec": {
+            "rank": rank, "alpha": alpha or "rank", "targets": _choice(targets), "dropout": dropout, "variant": variant,
+            "layers": layers if layers.replace("-", "").isalpha() else _numbers("--layers", layers),
+        },
+        "objective": {"name": objective}, "budget": budget, "optimizer": {"lr": lr, "batch": batch},
+    }  # fmt: skip
+    if distractors is not None:
+        body["distractors"] = {"modules": distractors.split(",")}
+    for assignment in settings or ():
+        set_path(body, *parse_assignment(assignment))
+    if named := body.get("distractors", {}).get("modules"):
+        body["distractors"]["modules"] = [Store(store).module(str(name)).id for name in named]
+    config = parse(ModuleConfig, body)
     module = train_one(
         supervision, config, base=base, store=store, seed=seed, device=device, dtype=dtype, offline=offline
     )
@@ -188,8 +217,9 @@ def modules_list(store: StoreOption = None) -> None:
     found = Store(store).modules()
     for module in found:
         spec = module.recipe["spec"]
+        kind = "-".join(filter(None, (module.recipe.get("objective", {}).get("name"), spec.get("variant"))))
         print(
-            f"{module.id[:12]}  {module.recipe['type']:8} rank {spec['rank']:<5} steps {module.recipe.get('steps', '-'):<6} seed {module.recipe.get('seed', '-')}  base {module.recipe['base'][:8]}"
+            f"{module.id[:12]}  {module.recipe['type']:8} {kind or 'lora':10} rank {spec['rank']:<5} steps {module.recipe.get('steps', '-'):<6} seed {module.recipe.get('seed', '-')}  base {module.recipe['base'][:8]}"
         )
     print(f"{len(found)} modules")
 

@@ -28,7 +28,7 @@ from loramem.inference.batching import (
     positions,
     window,
 )
-from loramem.inference.prefix import PrefixCache, can_share
+from loramem.inference.prefix import PrefixCache, SharedPrefix, can_share
 from loramem.modules.bank import Bank
 from loramem.modules.layer import Block
 
@@ -113,14 +113,16 @@ def generate(
 
 @dataclass
 class _Rows:
-    """Rows that are being decoded.
+    """Rows that are being decoded, lane by lane; lanes of one batch have equal height.
 
     Attributes:
-        cache: Keys and values of what was read; `mask_BC` tells tokens from padding.
+        cache: Keys and values of what was read after the prefix; `mask_BC` tells tokens from padding.
         place_B: Position of the last token read.
         next_B: The token that was chosen, not yet read.
-        index: Request of each row; None for a row that only fills its block.
+        index: Request of each row; None for a row that only fills its lane.
         done: It has ended (or only fills).
+        lanes: (slot, entry of the shared prefix, rows) of each lane.
+        prefix: What the rows begin with, if they share anything.
     """
 
     cache: Any
@@ -129,7 +131,12 @@ class _Rows:
     next_B: Tensor
     index: list[int | None]
     done: list[bool]
-    blocks: list[Block]
+    lanes: list[tuple[int | None, int, int]]
+    prefix: SharedPrefix | None
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [Block(slot, rows) for slot, _, rows in self.lanes]
 
 
 class _Decoder:
@@ -163,52 +170,60 @@ class _Decoder:
 
     def run(self, mode: str, own: Sequence[int]) -> None:
         """Answer the requests `own`, whose modules are all on in the way of `mode`."""
-        height = self.capacity if len(own) <= self.capacity or not self.refills else self.capacity // 2
+        refills = self.refills and not any(self.requests[index].prefix for index in own)
+        height = self.capacity if len(own) <= self.capacity or not refills else max(1, self.capacity // 2)
         lanes = [Lane(self.requests[i].slot, self.requests[i].prefix) for i in own]
+        lengths = [len(self.requests[i].prompt) for i in own]
         batches: Iterator[RowBatch] = (
             replace(batch, members=tuple(None if i is None else own[i] for i in batch.members))
-            for batch in make_batches(
-                lanes, [len(self.requests[i].prompt) for i in own], self.bank, rows=max(1, height)
-            )
+            for batch in make_batches(lanes, lengths, self.bank, rows=height)
         )
         waiting = next(batches, None)
         rows: _Rows | None = None
         while rows is not None or waiting is not None:
             while waiting is not None and (
-                rows is None
-                or (self.refills and len(rows.index) + len(waiting.members) <= max(self.capacity, 2))
+                rows is None or (refills and len(rows.index) + len(waiting.members) <= self.capacity)
             ):
                 rows = self._join(rows, self._read(waiting, mode))
                 waiting = next(batches, None)
             assert rows is not None
             if all(rows.done):
                 rows = None
-            elif not self._leave(rows, waiting):
+            elif not self._leave(rows, len(waiting.members) if waiting is not None and refills else None):
                 self._step(rows)
+
+    def _forward(self, prefix: SharedPrefix | None, blocks: list[Block], **inputs: Any) -> Any:
+        if self.bank is not None and tuple(blocks) != self.bank.blocks:
+            self.bank.change(blocks)
+        with nullcontext() if prefix is None else prefix.on():
+            return self.base.model(use_cache=True, logits_to_keep=1, **inputs)
 
     def _read(self, batch: RowBatch, mode: str) -> _Rows:
         """Prefill: prefixes, then prompts; the first token of each answer is chosen."""
         asked = [self.requests[index] for index in batch.filled]
-        cache, mask = None, None
+        prefix, entries = None, [0] * len(batch.lanes)
         if batch.lanes[0].prefix:
-            cache, mask = self.prefixes.rows(batch, self.bank, module_on=mode == "all")
-        ids_BT, own_BT = left_pad([one.prompt for one in asked], self.base.prompts.pad_id, self.base.device)
-        mask = own_BT if mask is None else torch.cat([mask, own_BT], dim=1)
-        place_BT = positions(mask)[:, -ids_BT.shape[1] :]
-        if mode == "answer" and ids_BT.shape[1] > 1:
-            self._switch([Block(None, len(asked))])
-            output = self.base.model(
-                input_ids=ids_BT[:, :-1], attention_mask=mask[:, :-1], position_ids=place_BT[:, :-1], past_key_values=cache,
-                use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
-            cache, ids_BT, place_BT = output.past_key_values, ids_BT[:, -1:], place_BT[:, -1:]
-        self._switch(batch.blocks)
-        output = self.base.model(
-            input_ids=ids_BT, attention_mask=mask, position_ids=place_BT, past_key_values=cache, use_cache=True, logits_to_keep=1
+            prefix = self.prefixes.of(batch, self.bank, module_on=mode == "all")
+            entries = prefix.entries
+        ids_BT, mask_BT = left_pad([one.prompt for one in asked], self.base.prompts.pad_id, self.base.device)
+        place_BT = positions(mask_BT)
+        if prefix is not None:
+            place_BT = place_BT + prefix.lengths_B[:, None]
+        cache, start = None, 0
+        if mode == "answer" and ids_BT.shape[1] > 1:  # the last token is read with the module on
+            start = ids_BT.shape[1] - 1
+            cache = self._forward(
+                prefix, [Block(None, len(asked))], input_ids=ids_BT[:, :start], attention_mask=mask_BT[:, :start],
+                position_ids=place_BT[:, :start],
+            ).past_key_values  # fmt: skip
+        output = self._forward(
+            prefix, batch.blocks, input_ids=ids_BT[:, start:], attention_mask=mask_BT, position_ids=place_BT[:, start:],
+            past_key_values=cache,
         )  # fmt: skip
         rows = _Rows(
-            output.past_key_values, mask, place_BT[:, -1], output.logits[:, -1].argmax(-1), list(batch.members),
-            [index is None for index in batch.members], batch.blocks,
+            output.past_key_values, mask_BT, place_BT[:, -1], output.logits[:, -1].argmax(-1), list(batch.members),
+            [index is None for index in batch.members],
+            [(lane.slot, entry, batch.height) for lane, entry in zip(batch.lanes, entries, strict=True)], prefix,
         )  # fmt: skip
         self._tell(rows)
         return rows
@@ -217,10 +232,9 @@ class _Decoder:
         """Read the chosen tokens, choose the next ones."""
         rows.place_B = rows.place_B + 1
         rows.mask_BC = pad(rows.mask_BC, (0, 1), value=1)
-        self._switch(rows.blocks)
-        output = self.base.model(
-            input_ids=rows.next_B[:, None], attention_mask=rows.mask_BC, past_key_values=rows.cache, use_cache=True,
-            position_ids=rows.place_B.clamp(max=self.base.context_length - 1)[:, None], logits_to_keep=1,
+        output = self._forward(
+            rows.prefix, rows.blocks, input_ids=rows.next_B[:, None], attention_mask=rows.mask_BC,
+            past_key_values=rows.cache, position_ids=rows.place_B.clamp(max=self.base.context_length - 1)[:, None],
         )  # fmt: skip
         rows.cache, rows.next_B = output.past_key_values, output.logits[:, -1].argmax(-1)
         self._tell(rows)
@@ -233,38 +247,27 @@ class _Decoder:
             self.told[index].append(token)
             rows.done[row] = token in self.stops or len(self.told[index]) >= self.limits[index]
 
-    def _switch(self, blocks: list[Block]) -> None:
-        if self.bank is not None and tuple(blocks) != self.bank.blocks:
-            self.bank.change(blocks)
+    def _leave(self, rows: _Rows, waiting: int | None) -> bool:
+        """Let finished rows go, once that halves the batch or makes room for the `waiting` rows that may join.
 
-    def _leave(self, rows: _Rows, waiting: RowBatch | None) -> bool:
-        """Let finished rows go, once that halves the batch or makes room for those that wait.
-
-        Rows of a module lie in one block; all blocks get the height of the fullest, and one with fewer live rows
-        repeats one of them.
+        All lanes get the height of the fullest, and one with fewer live rows repeats one of them. Without prefixes the
+        lanes of a module become one.
         """
-        live: dict[int | None, list[int]] = defaultdict(list)
+        live: dict[tuple[int | None, int], list[int]] = defaultdict(list)
         row = 0
-        for block in rows.blocks:
-            live[block.slot] += [
-                r for r in range(row, row + block.rows) if not rows.done[r] and rows.index[r] is not None
-            ]
-            row += block.rows
-        live = {slot: own for slot, own in live.items() if own}
+        for slot, entry, height in rows.lanes:
+            live[slot, entry] += [r for r in range(row, row + height) if not rows.done[r]]
+            row += height
+        live = {lane: own for lane, own in live.items() if own}
         tallest = max(map(len, live.values()))
         count, room = tallest * len(live), len(rows.index)
-        fits = (
-            waiting is not None
-            and self.refills
-            and count + len(waiting.members) <= self.capacity
-            and count < room
-        )
-        if count > room // 2 and not fits:
+        joins = waiting is not None and count < room and count + waiting <= self.capacity
+        if count > room // 2 and not joins:
             return False
         order: dict[int | None, int] = {None: -1}
         if self.bank is not None:
             order |= {slot: place for place, slot in enumerate(self.bank.in_order())}
-        placed = sorted(live.items(), key=lambda item: order[item[0]])
+        placed = sorted(live.items(), key=lambda item: order[item[0][0]])
         kept = [r for _, own in placed for r in (*own, *[own[0]] * (tallest - len(own)))]
         real = [number < len(own) for _, own in placed for number in range(tallest)]
         keep_B = torch.tensor(kept, device=rows.mask_BC.device)
@@ -274,7 +277,9 @@ class _Decoder:
         )
         rows.index = [rows.index[r] if fine else None for r, fine in zip(kept, real, strict=True)]
         rows.done = [index is None for index in rows.index]
-        rows.blocks = [Block(slot, tallest) for slot, _ in placed]
+        rows.lanes = [(slot, entry, tallest) for (slot, entry), _ in placed]
+        if rows.prefix is not None:
+            rows.prefix.select([entry for _, entry, _ in rows.lanes], tallest)
         if self.refills:  # columns that were padding for all who stay
             empty = int(rows.mask_BC.any(0).int().argmax())
             rows.mask_BC = rows.mask_BC[:, empty:]
@@ -299,5 +304,5 @@ class _Decoder:
             mine.values = torch.cat([mine.values, other.values])
         return _Rows(
             old.cache, torch.cat([old.mask_BC, new.mask_BC]), torch.cat([old.place_B, new.place_B]),
-            torch.cat([old.next_B, new.next_B]), old.index + new.index, old.done + new.done, old.blocks + new.blocks,
+            torch.cat([old.next_B, new.next_B]), old.index + new.index, old.done + new.done, old.lanes + new.lanes, None,
         )  # fmt: skip

@@ -12,8 +12,8 @@ from torch import Tensor
 from loramem.base.forward import hidden_states, logits_of
 from loramem.base.model import Base
 from loramem.core.errors import InputError
-from loramem.inference.batching import Ids, Lane, RowBatch, check_length, left_pad, make_batches, positions
-from loramem.inference.prefix import PrefixCache, can_share
+from loramem.inference.batching import Ids, Lane, RowBatch, check_length, make_batches
+from loramem.inference.prefix import PrefixCache, after_prefix, can_share
 from loramem.modules.bank import Bank
 
 
@@ -107,17 +107,10 @@ def _after_prefix(
     base: Base, asked: Sequence[ScoreRequest], bank: Bank | None, batch: RowBatch, prefixes: PrefixCache
 ) -> Tensor:
     """The same after the cached prefixes of a batch."""
-    cache, before_BC = prefixes.rows(batch, bank, module_on=True)
+    prefix = prefixes.of(batch, bank, module_on=True)
     if bank is not None:
         bank.change(batch.blocks)
-    ids_BT, mask_BT = left_pad(
-        [(*one.prompt, *one.target) for one in asked], base.prompts.pad_id, base.device
-    )
-    mask = torch.cat([before_BC, mask_BT], dim=1)
-    states_BTH = base.model.base_model(
-        input_ids=ids_BT, attention_mask=mask, position_ids=positions(mask)[:, -ids_BT.shape[1] :], past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state  # fmt: skip
+    states_BTH = after_prefix(base, [(*one.prompt, *one.target) for one in asked], prefix)
     return torch.cat([states_BTH[row, -len(one.target) - 1 : -1] for row, one in enumerate(asked)])
 
 

@@ -1,26 +1,160 @@
-"""A context goes through the model once; its keys and values serve all rows that begin with it.
+"""A context goes through the model once; its keys and values serve all rows that begin with it, without being copied.
 
-With a module on while the context is read, each module has its own encoding of it; with the module on only after it,
-all modules share the base's.
+Attention to a shared context is one matrix product for all rows that share it: their queries stand side by side, as if
+they were one long row (as in Hydragen, arXiv 2402.05099). Each row keeps keys and values of its own tokens only, and
+both parts meet in one softmax. With a module on while the context is read, each module has its own encoding of it; with
+the module on only after it, all modules share the base's.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
 
 from loramem.base.model import Base
 from loramem.inference.batching import Ids, Lane, RowBatch, left_pad, make_batches, positions, window
 from loramem.modules.bank import Bank
 from loramem.modules.layer import Block
 
+ATTENTION = "loramem_shared_prefix"
+SCORES_BYTES = 256 * 2**20
+"""Attention scores to a prefix that exist at once, fp32."""
+_active: ContextVar[SharedPrefix | None] = ContextVar("shared prefix", default=None)
+
+
+class SharedPrefix:
+    """The prefixes of a batch's rows: row r begins with prefix `r // height` of `entries`.
+
+    Where all rows begin with the same one it counts as a single lane of all rows.
+
+    Args:
+        layers: (keys, values) `[E, heads, C, D]` of each layer, for E prefixes padded on the left.
+        mask_EC: int64; tokens and padding.
+        entries: Prefix of each lane.
+        height: Rows per lane.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: list[tuple[Tensor, Tensor]],
+        mask_EC: Tensor,
+        entries: Sequence[int],
+        height: int,
+    ):
+        self.model, self._layers, self._mask_EC = model, layers, mask_EC
+        self._configs = list(
+            {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+        )
+        self.select(entries, height)
+
+    def select(self, entries: Sequence[int], height: int) -> None:
+        """The batch goes on with other rows."""
+        self.entries = list(entries)
+        one = len(set(self.entries)) == 1
+        chosen = self.entries[:1] if one else self.entries
+        self.lanes = len(chosen)
+        rows = torch.tensor(chosen, device=self._mask_EC.device)
+        mask_LC = self._mask_EC[rows]
+        empty = int(mask_LC.any(0).int().argmax())  # columns that are padding for all
+        self.layers = [
+            (keys[rows][:, :, empty:], values[rows][:, :, empty:]) for keys, values in self._layers
+        ]
+        self.hidden_LC = mask_LC[:, empty:] == 0
+        count = len(self.entries) * height
+        self.lengths_B = mask_LC.sum(1).repeat_interleave(count // self.lanes)
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Within the block, the model's rows attend to their prefix as well as to their own tokens."""
+        kept = [config._attn_implementation for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation = ATTENTION
+        token = _active.set(self)
+        try:
+            yield
+        finally:
+            _active.reset(token)
+            for config, own in zip(self._configs, kept, strict=True):
+                config._attn_implementation = own
+
+
+def attend(
+    module: Any,
+    query_BHTD: Tensor,
+    key_BKSD: Tensor,
+    value_BKSD: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of each row to its shared prefix and to its own S tokens, in one softmax; scores in fp32 or better.
+
+    Registered with the library as an attention implementation; H query heads share K heads of keys and values.
+    """
+    prefix = _active.get()
+    assert prefix is not None, "only within SharedPrefix.on()"
+    rows, heads, length, size = query_BHTD.shape
+    shared = key_BKSD.shape[1]
+    group, lanes = heads // shared, prefix.lanes
+    scale = size**-0.5 if scaling is None else scaling
+    dtype = torch.promote_types(query_BHTD.dtype, torch.float32)
+
+    def scores(q: Tensor, k: Tensor) -> Tensor:
+        found = (q @ k.transpose(-1, -2)).to(dtype) * scale
+        return found if softcap is None else softcap * torch.tanh(found / softcap)
+
+    own_q = query_BHTD.reshape(rows, shared, group * length, size)
+    own = scores(own_q, key_BKSD)
+    if attention_mask is not None:
+        own = own + attention_mask[..., : key_BKSD.shape[2]].to(dtype).repeat(1, 1, group, 1)
+    own_top = own.amax(-1, keepdim=True)
+    own_part = (own - own_top).exp()
+
+    # [lane, kv head, (row, group, position), D]: all queries of a lane stand in one matrix
+    keys_LKCD, values_LKCD = prefix.layers[module.layer_idx]
+    folded = own_q.view(lanes, rows // lanes, shared, group * length, size).transpose(1, 2)
+    folded = folded.reshape(lanes, shared, -1, size)
+    hidden = prefix.hidden_LC[:, None, None]
+    part = max(1, SCORES_BYTES // (4 * lanes * shared * keys_LKCD.shape[2]))
+    outs, tops, sums = [], [], []
+    for some in folded.split(part, dim=2):
+        told = scores(some, keys_LKCD).masked_fill(hidden, -torch.inf)
+        top = told.amax(-1, keepdim=True)
+        weights = (told - top).exp()
+        outs.append(weights.to(values_LKCD.dtype) @ values_LKCD)
+        tops.append(top)
+        sums.append(weights.sum(-1, keepdim=True))
+
+    def unfold(parts: list[Tensor]) -> Tensor:
+        joined = torch.cat(parts, dim=2)
+        split = joined.view(lanes, shared, rows // lanes, group * length, joined.shape[-1])
+        return split.transpose(1, 2).reshape(rows, shared, group * length, -1).to(dtype)
+
+    told_out, told_top, told_sum = unfold(outs), unfold(tops), unfold(sums)
+    top = torch.maximum(own_top, told_top)
+    own_share, told_share = (own_top - top).exp(), (told_top - top).exp()
+    out = own_share * (own_part.to(value_BKSD.dtype) @ value_BKSD).to(dtype) + told_share * told_out
+    out = out / (own_share * own_part.sum(-1, keepdim=True) + told_share * told_sum)
+    out = out.to(query_BHTD.dtype).view(rows, heads, length, size)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, eager_mask)
+
 
 class PrefixCache:
-    """Keys and values of the prefixes read last.
+    """Keys and values of the prefixes read last. One cache serves one bank.
 
     Attributes:
         encoded: Prefixes that went through the model so far: one for each, however many rows begin with it.
@@ -30,42 +164,47 @@ class PrefixCache:
     def __init__(self, base: Base):
         self.base = base
         self.lanes: tuple[Lane, ...] = ()
-        self.cache: Any = None
-        self.mask_GC = torch.zeros(0, 0)
+        self.layers: list[tuple[Tensor, Tensor]] = []
+        self.mask_EC = torch.zeros(0, 0)
         self.encoded = self.tokens = 0
 
-    def rows(self, batch: RowBatch, bank: Bank | None, *, module_on: bool) -> tuple[Any, Tensor]:
-        """(cache, mask `[rows, C]`) of a batch's prefixes, each repeated for the rows of its lane.
+    def of(self, batch: RowBatch, bank: Bank | None, *, module_on: bool) -> SharedPrefix:
+        """The prefixes of a batch.
 
         Args:
             module_on: The lanes' modules are on while the prefixes are read; else the base reads them.
         """
-        lanes = batch.lanes if module_on else tuple(Lane(None, lane.prefix) for lane in batch.lanes)
+        lanes = [lane if module_on else Lane(None, lane.prefix) for lane in batch.lanes]
         if not set(lanes) <= set(self.lanes):
             self._read(tuple(dict.fromkeys(lanes)), bank)
-        again = copy.deepcopy(self.cache)
-        places = [self.lanes.index(lane) for lane in lanes for _ in range(batch.height)]
-        chosen = torch.tensor(places, device=self.base.device)
-        again.batch_select_indices(chosen)
-        return again, self.mask_GC[chosen]
+        entries = [self.lanes.index(lane) for lane in lanes]
+        return SharedPrefix(self.base.model, self.layers, self.mask_EC, entries, batch.height)
 
     def _read(self, lanes: tuple[Lane, ...], bank: Bank | None) -> None:
-        ids_GC, mask_GC = left_pad(
+        ids_EC, mask_EC = left_pad(
             [lane.prefix for lane in lanes], self.base.prompts.pad_id, self.base.device
         )
         if bank is not None:
             bank.change([Block(lane.slot, 1) for lane in lanes])
-        self.cache = self.base.model(
-            input_ids=ids_GC, attention_mask=mask_GC, position_ids=positions(mask_GC), use_cache=True, logits_to_keep=1
+        cache = self.base.model(
+            input_ids=ids_EC, attention_mask=mask_EC, position_ids=positions(mask_EC), use_cache=True, logits_to_keep=1
         ).past_key_values  # fmt: skip
-        self.lanes, self.mask_GC = lanes, mask_GC
+        self.layers = [(layer.keys, layer.values) for layer in cache.layers]
+        self.lanes, self.mask_EC = lanes, mask_EC
         self.encoded += len(lanes)
-        self.tokens += int(mask_GC.sum())
+        self.tokens += int(mask_EC.sum())
 
 
 def can_share(base: Base, length: int) -> bool:
-    """Whether a prefix may be shared in rows of `length` tokens: not beyond a sliding window, where caches forget it."""
-    return (most := window(base)) is None or length < most
+    """Whether rows of `length` tokens may share their prefixes.
+
+    Not beyond a sliding window, where caches forget them, nor in a model with an attention of its own; there whole
+    prompts are read, with the same answers.
+    """
+    config = base.model.config.get_text_config()
+    plain = bool(getattr(base.model, "_supports_attention_backend", False)) and config._attn_implementation in ("sdpa", "eager")  # fmt: skip
+    sinks = any("sinks" in name for name, _ in base.model.named_parameters())
+    return plain and not sinks and ((most := window(base)) is None or length < most)
 
 
 @torch.no_grad()
@@ -86,18 +225,25 @@ def hidden_shared(
     own = [tuple(rest) if shared else (*prefix, *rest) for prefix, rest, _ in asked]
     prefixes, found, tokens = PrefixCache(base), [torch.empty(0)] * len(asked), 0
     for batch in make_batches(lanes, [len(rest) for rest in own], None, rows=rows):
-        ids_BT, mask_BT = left_pad([own[i] for i in batch.filled], base.prompts.pad_id, base.device)
-        cache, mask = None, mask_BT
-        if batch.lanes[0].prefix:
-            cache, before_BC = prefixes.rows(batch, None, module_on=False)
-            mask = torch.cat([before_BC, mask_BT], dim=1)
-        states_BTH = base.model.base_model(
-            input_ids=ids_BT, attention_mask=mask, position_ids=positions(mask)[:, -ids_BT.shape[1] :],
-            past_key_values=cache, use_cache=cache is not None,
-        ).last_hidden_state  # fmt: skip
+        prefix = prefixes.of(batch, None, module_on=False) if batch.lanes[0].prefix else None
+        states_BTH = after_prefix(base, [own[i] for i in batch.filled], prefix)
         for row, index in enumerate(batch.members):
             if index is not None:
                 count = asked[index][2]
                 found[index] = states_BTH[row, -count - 1 : -1].clone()
                 tokens += len(own[index])
     return found, tokens + prefixes.tokens
+
+
+def after_prefix(base: Base, rows: Sequence[Ids], prefix: SharedPrefix | None) -> Tensor:
+    """What the head reads at every token of `rows` (padded on the left), after their prefixes: `[B, T, H]`."""
+    ids_BT, mask_BT = left_pad(rows, base.prompts.pad_id, base.device)
+    place_BT = positions(mask_BT)
+    if prefix is None:
+        return base.model.base_model(
+            input_ids=ids_BT, attention_mask=mask_BT, position_ids=place_BT, use_cache=False
+        ).last_hidden_state
+    with prefix.on():
+        return base.model.base_model(
+            input_ids=ids_BT, attention_mask=mask_BT, position_ids=place_BT + prefix.lengths_B[:, None], use_cache=False
+        ).last_hidden_state  # fmt: skip

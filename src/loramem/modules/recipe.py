@@ -51,7 +51,7 @@ def trained_recipe(
         "steps": steps,
         "optimizer": config.optimizer.identity(),
         "length": length,
-        "dtype": str(base.dtype).removeprefix("torch."),
+        "dtype": base.precision,
         "adapter_compute": config.optimizer.compute,
         "seed": seed,
     }

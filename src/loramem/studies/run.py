@@ -166,7 +166,7 @@ def header(study: Study, base: Base, plan: Plan, progress: Progress) -> None:
     counts = plan.counts()
     progress.say(f"{study.name} ({study.scale}): {study.file.question}")
     progress.say(
-        f"base {base.name} ({base.parameters / 1e6:.1f}M parameters, {base.device}, {str(base.dtype).removeprefix('torch.')}); "
+        f"base {base.name} ({base.parameters / 1e6:.1f}M parameters, {base.device}, {base.precision}); "
         f"{counts['modules']} modules, {counts['readings']} readings, {counts['questions']:,} questions"
     )
 
@@ -224,7 +224,7 @@ def estimate(jobs: Sequence[TrainJob], base: Base, *, rows: int) -> dict:
     while (job := queue.take(pack, lambda job: True)) is not None:
         pack.append(job)
     if not pack:
-        return {"train_seconds": 0.0, "seconds_per_probe_step": 0.0}
+        return {"train_seconds": 0.0, "seconds_per_probe_step": 0.0, "train_peak_bytes": 0}
     probe_steps = 4
     probe = [replace(job, steps=probe_steps, budget=None) for job in pack]
     times: list[float] = []
@@ -232,11 +232,18 @@ def estimate(jobs: Sequence[TrainJob], base: Base, *, rows: int) -> dict:
     def tick(rows_done: int, tokens: int) -> None:
         times.append(time.perf_counter())
 
-    train_modules(base, probe, on_finish=lambda done: None, on_fail=lambda key, error: None, on_step=tick)
+    peak = train_modules(
+        base, probe, on_finish=lambda done: None, on_fail=lambda key, error: None, on_step=tick
+    )
     per_step = (times[-1] - times[0]) / max(1, len(times) - 1)
     per_cell = per_step / sum(job.optimizer.batch * job.length for job in pack)
     padded = sum(job.steps * job.optimizer.batch * job.length for job in jobs)
-    return {"side_by_side": len(pack), "seconds_per_probe_step": per_step, "train_seconds": per_cell * padded}
+    return {
+        "side_by_side": len(pack),
+        "seconds_per_probe_step": per_step,
+        "train_seconds": per_cell * padded,
+        "train_peak_bytes": peak,
+    }
 
 
 def default_out(study: Study) -> Path:

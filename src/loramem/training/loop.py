@@ -55,7 +55,7 @@ def train_modules(
     find: Find | None = None,
     teacher: Teacher | None = None,
     recompute: bool | None = None,
-) -> None:
+) -> int:
     """Train `jobs`, as many at a time as rows and memory allow; each is handed to `on_finish` the moment it is done.
 
     A module whose loss is not finite is handed to `on_fail` and leaves; the others go on unchanged.
@@ -68,8 +68,11 @@ def train_modules(
         find: Finds finished modules: for jobs with distractors.
         teacher: Of jobs with objective `dcd`; None: one that keeps its states in memory.
         recompute: Gradient checkpointing; None: where a module's own batch does not fit without.
+
+    Returns:
+        The predicted peak in bytes of the fullest moment, above what the base takes.
     """
-    _Trainer(
+    trainer = _Trainer(
         base,
         jobs,
         on_finish,
@@ -81,7 +84,9 @@ def train_modules(
         find,
         teacher or Teacher(base),
         recompute,
-    ).run()
+    )
+    trainer.run()
+    return trainer.peak
 
 
 class _Trainer:
@@ -108,6 +113,7 @@ class _Trainer:
         self.optimizer = BankedAdamW(self.bank)
         self.planner = Planner(base, memory_budget(base.device) if memory is None else memory, recompute)
         self.learners: dict[int, Learner] = {}
+        self.peak = 0
 
     def run(self) -> None:
         try:
@@ -153,6 +159,7 @@ class _Trainer:
                     self.learners.pop(slot, None)
                     self._drop([slot])
                 self.on_fail(job.key, error)
+        self.peak = max(self.peak, self.planner.peak([one.job for one in self.learners.values()]))
 
     def _learner(self, job: TrainJob, slot: int) -> Learner:
         budget = job.budget

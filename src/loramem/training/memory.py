@@ -72,9 +72,9 @@ class SavedBytes:
         return tensor
 
 
-LOGIT_FORMS = {"ntp": 4, "dcd": 7}
+LOGIT_FORMS = {"ntp": 2, "dcd": 5}
 """Tensors of the size of a part's logits that exist at once while its loss and gradient are taken."""
-PASSING = 4
+PASSING = 2
 """Tensors of the width of the widest layer that come and go while a layer runs forward or backward."""
 
 

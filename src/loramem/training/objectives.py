@@ -23,6 +23,15 @@ def kl_divergence(teacher_NV: Tensor, student_NV: Tensor, temperature: float) ->
     return (told_NV.exp() * (told_NV - own_NV)).sum(-1)
 
 
+def relative_l1(student_NH: Tensor, teacher_NH: Tensor, whole_MH: Tensor) -> Tensor:
+    """L1 distance of hidden states over the L1 norm of the teacher's in the module's whole batch (0-dim, fp32 or better).
+
+    With all of the batch in one pass this is the mean distance over the teacher's mean magnitude (arXiv 2503.08727).
+    """
+    dtype = torch.promote_types(student_NH.dtype, torch.float32)
+    return (student_NH.to(dtype) - teacher_NH.to(dtype)).abs().sum() / whole_MH.abs().sum(dtype=dtype)
+
+
 def token_losses(
     model: Any,
     objective: Objective,

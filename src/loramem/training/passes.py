@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from loramem.training.course import Course
 from loramem.training.feed import Feed
 from loramem.training.job import TrainJob
 from loramem.training.log import Log
-from loramem.training.objectives import HALF, token_losses
+from loramem.training.objectives import HALF, relative_l1, token_losses
 from loramem.training.teacher import States
 
 
@@ -68,85 +69,71 @@ class Part:
     start: int
     stop: int
 
+    @property
+    def tokens(self) -> int:
+        """Learnt tokens."""
+        return int(self.learner.counts[self.start : self.stop].sum())
+
+    def told(self) -> list[Tensor]:
+        """The teacher's states for these rows, layer by layer; none without a teacher."""
+        counts = self.learner.counts
+        first, last = int(counts[: self.start].sum()), int(counts[: self.stop].sum())
+        return [layer[first:last] for layer in self.learner.told]
+
     def block(self) -> Block:
         job, learner = self.learner.job, self.learner
         return Block(
             learner.slot, self.stop - self.start, beside=learner.company(), dropout=job.spec.dropout, seed=job.seed,
-            step=learner.step, first=self.start, total=job.optimizer.batch,
+            step=learner.step, first=self.start, total=max(job.optimizer.batch, self.stop),
         )  # fmt: skip
 
 
-def part_losses(
-    base: Base, bank: Bank, parts: Sequence[Part], *, backward: bool = True
-) -> tuple[Tensor, Tensor]:
+def part_losses(base: Base, bank: Bank, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
     """What each part adds to its module's loss, `[parts]`, and each row's worst token in nats, `[rows]`.
 
-    One forward pass over all rows; logits are built only before the tokens that are learnt.
+    One forward pass over all rows, and its backward pass: gradients are in the bank afterwards.
     """
     ids_BT = torch.cat([p.learner.feed.ids_ET[p.learner.chosen[p.start : p.stop]] for p in parts])
     learn_BT = torch.cat([p.learner.feed.learn_ET[p.learner.chosen[p.start : p.stop]] for p in parts])
-    counts = [int(p.learner.counts[p.start : p.stop].sum()) for p in parts]
+    before_BT = torch.nn.functional.pad(learn_BT[:, 1:], (0, 1))
     deep = any(p.learner.job.objective.hidden == "all" for p in parts)
+    losses: list[Tensor] = []
+    nats: list[Tensor] = []
     with bank.active([part.block() for part in parts]):
-        states = hidden_states(
-            base.model, ids_BT, torch.nn.functional.pad(learn_BT[:, 1:], (0, 1)), all_layers=deep
-        )
+        states = hidden_states(base.model, ids_BT, before_BT, all_layers=deep)
         wanted_N = ids_BT[learn_BT]
-        losses: list[Tensor] = []
-        nats: list[Tensor] = []
-        first = done = 0
-        while done < len(parts):  # consecutive parts of one objective share one head
-            objective = parts[done].learner.job.objective
-            last = done + 1
-            while last < len(parts) and parts[last].learner.job.objective == objective:
-                last += 1
-            size = sum(counts[done:last])
-            own = [layer[first : first + size] for layer in states]
-            told = None
-            if objective.name == "dcd":
-                told = [
-                    torch.cat([_told(p)[layer] for p in parts[done:last]])
-                    for layer in range(len(parts[done].learner.told))
-                ]
-            values_N, nats_N = token_losses(
-                base.model,
-                objective,
-                own[-1],
-                wanted_N[first : first + size],
-                None if told is None else told[-1],
-            )
+        first = 0
+        for _, group in itertools.groupby(parts, key=lambda part: part.learner.job.objective):
+            own = list(group)  # consecutive parts of one objective share one head
+            rows = slice(first, first := first + sum(part.tokens for part in own))
+            found, nats_N = _group_losses(base, own, [layer[rows] for layer in states], wanted_N[rows])
+            losses += found
             nats.append(nats_N)
-            start = 0
-            for part, count in zip(parts[done:last], counts[done:last], strict=True):
-                loss = values_N[start : start + count].sum() / int(part.learner.counts.sum())
-                if told is not None and objective.l1_weight:
-                    pairs = list(zip(own[-len(told) :], told, part.learner.told, strict=True))
-                    apart = [
-                        (mine[start : start + count] - other[start : start + count])
-                        .abs()
-                        .sum(dtype=loss.dtype)
-                        / whole.abs().sum(dtype=loss.dtype)
-                        for mine, other, whole in pairs
-                    ]
-                    loss = loss + objective.l1_weight * torch.stack(apart).mean()
-                losses.append(loss)
-                start += count
-            first, done = first + size, last
-        found_P = torch.stack(losses)
-        if backward:
-            found_P.sum().backward()  # within `active`: a layer that is recomputed needs its modules
+        losses_P = torch.stack(losses)
+        losses_P.sum().backward()  # within `active`: a layer that is recomputed needs its modules
     nats_N = torch.cat(nats)
-    nats_BT = torch.zeros(ids_BT.shape, dtype=nats_N.dtype, device=ids_BT.device).masked_scatter(
-        learn_BT, nats_N
-    )
-    return found_P.detach() if backward else found_P, nats_BT.amax(1)
+    nats_BT = torch.zeros(ids_BT.shape, dtype=nats_N.dtype, device=ids_BT.device)
+    return losses_P.detach(), nats_BT.masked_scatter(learn_BT, nats_N).amax(1)
 
 
-def _told(part: Part) -> list[Tensor]:
-    """The teacher's states for a part's rows."""
-    counts = part.learner.counts
-    first, last = int(counts[: part.start].sum()), int(counts[: part.stop].sum())
-    return [layer[first:last] for layer in part.learner.told]
+def _group_losses(
+    base: Base, parts: Sequence[Part], states: Sequence[Tensor], wanted_N: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """The loss of each part, and the cross-entropy of each token (nats, no gradient); `states` layer by layer."""
+    objective = parts[0].learner.job.objective
+    told = [torch.cat(layer) for layer in zip(*(part.told() for part in parts), strict=True)]
+    values_N, nats_N = token_losses(base.model, objective, states[-1], wanted_N, told[-1] if told else None)
+    losses = []
+    start = 0
+    for part in parts:
+        rows = slice(start, start := start + part.tokens)
+        loss = values_N[rows].sum() / int(part.learner.counts.sum())
+        if told and objective.l1_weight:
+            layers = zip(states[-len(told) :], told, part.learner.told, strict=True)
+            apart = [relative_l1(mine[rows], other[rows], whole) for mine, other, whole in layers]
+            loss = loss + objective.l1_weight * torch.stack(apart).mean()
+        losses.append(loss)
+    return losses, nats_N
 
 
 @torch.inference_mode()

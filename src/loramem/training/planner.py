@@ -66,9 +66,10 @@ class Planner:
                 shape = (int(learner.counts.sum()), hidden.shape[1])
                 learner.told = [torch.ones(shape, dtype=hidden.dtype, device=hidden.device)] * depth
             with SavedBytes(weights) as saved:
-                kept = part_losses(self.base, bank, [Part(learner, 0, rows)], backward=False)
+                part_losses(self.base, bank, [Part(learner, 0, rows)])
             seen.append(saved.total)
-            del kept
+        for bucket in bank.learning:
+            bucket.grad_NP.zero_()
         learner.chosen, learner.told = before
         saved_row = (seen[1] - seen[0]) / (PROBE_ROWS[1] - PROBE_ROWS[0])
         self._needs[key] = {

@@ -68,7 +68,7 @@ class Teacher:
             {
                 "version": TEACHER_VERSION,
                 "base": self.base.fingerprint,
-                "dtype": str(self.base.dtype),
+                "dtype": self.base.precision,
                 "examples": [[list(one.ids), one.answer_start] for one in examples],
             }
         )
