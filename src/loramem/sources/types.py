@@ -24,6 +24,7 @@ class Record:
         prompt, answer: The question and its answer, or the cloze prompt and its target without the
             leading space; both empty for `text`.
         bits: Information of the answer given the question, log2 of the declared value set; None if unknown.
+        span: Characters of the document's own text that this record is; None where it has none of its own.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Record:
     prompt: str = ""
     answer: str = ""
     bits: float | None = None
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

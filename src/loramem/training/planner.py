@@ -38,6 +38,7 @@ class Planner:
         self.most_rows: int | None = None
         self._needs: dict[tuple, dict[bool, Need]] = {}
         self._states: dict[tuple, int] = {}
+        self._planned: tuple[tuple, list[tuple[list[Part], bool]]] = ((), [])
 
     def state(self, job: TrainJob) -> int:
         key = (job.spec.rank, job.spec.variant, kind(job))
@@ -100,8 +101,14 @@ class Planner:
         """Whether `job` may join those that run."""
         return self.peak([*running, job]) <= self.budget
 
-    def passes(self, learners: Mapping[int, Learner], bank: Bank) -> Iterator[tuple[list[Part], bool]]:
+    def passes(self, learners: Mapping[int, Learner], bank: Bank) -> list[tuple[list[Part], bool]]:
         """The passes of one step: (parts in the bank's order, whether layers are recomputed)."""
+        key = (*bank.in_order(), self.most_rows)
+        if key != self._planned[0]:  # the same from step to step while nobody comes or goes
+            self._planned = key, list(self._plan(learners, bank))
+        return self._planned[1]
+
+    def _plan(self, learners: Mapping[int, Learner], bank: Bank) -> Iterator[tuple[list[Part], bool]]:
         room = self.budget - sum(self.state(one.job) for one in learners.values())
         groups: dict[tuple, list[Learner]] = defaultdict(list)
         for slot in bank.in_order():
