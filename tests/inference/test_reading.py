@@ -10,16 +10,10 @@ import pytest
 import torch
 
 from loramem.core.errors import InputError
-from loramem.inference import (
-    Request,
-    ScoreRequest,
-    generate,
-    generate_shared,
-    loglikelihood,
-    loglikelihood_shared,
-)
+from loramem.inference import PrefixCache, Request, ScoreRequest, generate, loglikelihood
 from loramem.modules import peft_format
 from loramem.modules.bank import Bank
+from loramem.modules.layer import Block
 from loramem.modules.spec import LoraSpec
 
 
@@ -100,7 +94,7 @@ def test_loglikelihood_equals_brute_force(base, modules):
             if slot is None:
                 logits = base.model(input_ids=ids, use_cache=False).logits[0]
             else:
-                with bank.active([slot], rows=1):
+                with bank.active([Block(slot, 1)]):
                     logits = base.model(input_ids=ids, use_cache=False).logits[0]
         rows = logits.log_softmax(-1)[len(prompt) - 1 : -1]
         expected = [rows[i, token].item() for i, token in enumerate(target)]
@@ -109,26 +103,33 @@ def test_loglikelihood_equals_brute_force(base, modules):
 
 
 def test_a_shared_context_equals_the_whole_prompt(base):
-    prefix, suffixes = prompts(base, 1, seed=7)[0] * 3, [list(p) for p in prompts(base, 7, seed=8)]
-    shared, encoded = generate_shared(base, [(prefix, s) for s in suffixes], max_new_tokens=8, rows=3)
+    prefix, suffixes = prompts(base, 1, seed=7)[0] * 3, prompts(base, 7, seed=8)
+    cache = PrefixCache(base)
+    shared = generate(base, [Request(s, None, 8, prefix) for s in suffixes], rows=3, prefixes=cache)
     whole = generate(base, [Request((*prefix, *suffix), None, 8) for suffix in suffixes])
-    assert [g.ids for g in shared] == [g.ids for g in whole] and encoded == 1
-    pairs = [
-        (suffix, list(target[:4])) for suffix, target in zip(suffixes, prompts(base, 7, seed=9), strict=True)
-    ]
-    scores, _ = loglikelihood_shared(base, [(prefix, p, t) for p, t in pairs], rows=3)
-    reference = loglikelihood(base, [ScoreRequest((*prefix, *p), tuple(t)) for p, t in pairs])
+    assert shared == whole and cache.encoded == 1
+    pairs = [(suffix, target[:4]) for suffix, target in zip(suffixes, prompts(base, 7, seed=9), strict=True)]
+    scores = loglikelihood(base, [ScoreRequest(p, t, None, prefix) for p, t in pairs], rows=3)
+    reference = loglikelihood(base, [ScoreRequest((*prefix, *p), t) for p, t in pairs])
     for mine, theirs in zip(scores, reference, strict=True):
         assert mine.nats == pytest.approx(theirs.nats, abs=2e-4)
 
 
-def test_a_context_beyond_a_sliding_window_is_encoded_whole(bases):
+def test_a_context_beyond_a_sliding_window_is_read_with_each_prompt(bases):
     base = copy.copy(bases["mistral"])
     base.model = copy.deepcopy(base.model)
     base.model.config.sliding_window = 16
-    prefix, suffixes = prompts(base, 1, seed=7)[0] * 3, [list(p) for p in prompts(base, 3, seed=8)]
-    shared, encoded = generate_shared(base, [(prefix, s) for s in suffixes], max_new_tokens=4)
-    assert encoded == len(suffixes) == len(shared)
+    prefix, suffixes, cache = prompts(base, 1, seed=7)[0] * 3, prompts(base, 3, seed=8), PrefixCache(base)
+    shared = generate(base, [Request(s, None, 4, prefix) for s in suffixes], prefixes=cache)
+    assert cache.encoded == 0
+    for suffix, got in zip(suffixes, shared, strict=True):
+        whole = (*prefix, *suffix)
+        assert list(got.ids) == greedy_by_hand(base.model, whole, base.prompts.stop_ids, 4)
+        assert got.prompt_tokens == len(whole)
+    base.model.config.sliding_window = None
+    assert [g.ids for g in generate(base, [Request((*prefix, *s), None, 4) for s in suffixes])] != [
+        g.ids for g in shared
+    ], "the window says something"
 
 
 def test_nothing_asked_nothing_answered(base):
@@ -139,5 +140,11 @@ def test_what_does_not_fit_is_refused(base):
     long = tuple([7] * base.context_length)
     with pytest.raises(InputError, match=str(base.context_length)):
         generate(base, [Request(long)])
+    with pytest.raises(InputError, match=str(base.context_length)):
+        generate(base, [Request(long[:9], prefix=long[9:])])
+    with pytest.raises(InputError, match="at least one token"):
+        generate(base, [Request((), prefix=(7, 7))])
+    with pytest.raises(InputError, match=str(base.context_length)):
+        loglikelihood(base, [ScoreRequest((7,), (7,), None, long[1:])])
     with pytest.raises(InputError, match="at least one token"):
         loglikelihood(base, [ScoreRequest((1, 2), ())])

@@ -7,16 +7,38 @@ positions only: the output head is the widest layer of a small model and its log
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from loramem.core.errors import InputError
+
 CHUNK_BYTES = 128 * 2**20
 """Logits that exist at once, in bytes of fp32."""
+
+
+def head_inputs(model: Any, **inputs: Any) -> tuple[Tensor, Any]:
+    """(what the output head would read at every position `[B, T, H]`, the model's output without logits).
+
+    Taken at the head itself, so that whatever a family does between its last layer and its head is in it.
+    """
+    found: list[Tensor] = []
+
+    def take(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        found.append(given[0])
+        return (given[0][:, :0],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(take)
+    try:
+        output = model(**inputs)
+    finally:
+        hook.remove()
+    return found[0], output
 
 
 def hidden_states(model: Any, ids_BT: Tensor, wanted_BT: Tensor, *, all_layers: bool = False) -> list[Tensor]:
@@ -26,13 +48,11 @@ def hidden_states(model: Any, ids_BT: Tensor, wanted_BT: Tensor, *, all_layers: 
     Rows are padded on the right, where a causal model never looks back from: no mask is needed, and attention without
     one is faster.
     """
-    output = model.base_model(input_ids=ids_BT, use_cache=False, output_hidden_states=all_layers)
-    if not all_layers:
-        return [output.last_hidden_state[wanted_BT]]
-    return [
-        *(states[wanted_BT] for states in output.hidden_states[1:-1]),
-        output.last_hidden_state[wanted_BT],
-    ]
+    states_BTH, output = head_inputs(
+        model, input_ids=ids_BT, use_cache=False, output_hidden_states=all_layers
+    )
+    below = output.hidden_states[1:-1] if all_layers else ()
+    return [states[wanted_BT] for states in (*below, states_BTH)]
 
 
 class _Given(BaseModelOutputWithPast):
@@ -44,27 +64,75 @@ class _Given(BaseModelOutputWithPast):
         return None
 
 
+@contextmanager
+def _in_place_of(backbone: nn.Module, hidden_NH: Tensor) -> Iterator[list[bool]]:
+    """Within the block `backbone` answers with `hidden_NH` whatever it is asked; yields one entry per call."""
+    calls: list[bool] = []
+
+    def given(*_: Any, **__: Any) -> _Given:
+        calls.append(True)
+        return _Given(last_hidden_state=hidden_NH[None])  # type: ignore[arg-type]
+
+    own = backbone.__dict__.get("forward")
+    object.__setattr__(backbone, "forward", given)
+    try:
+        yield calls
+    finally:
+        if own is None:
+            object.__delattr__(backbone, "forward")
+        else:
+            object.__setattr__(backbone, "forward", own)
+
+
+def _backbone(model: Any) -> nn.Module:
+    """The module whose output a model's forward hands to its head: found once, by trying (OPT goes past its own).
+
+    Raises:
+        InputError: there is none.
+    """
+    if model not in _backbones:
+        head = model.get_output_embeddings()
+        probe_NH = torch.zeros(
+            1, head.weight.shape[1] if head.weight.dim() == 2 else 1, device=head.weight.device
+        )
+        base = model.base_model
+        candidates = [base, *base.children()] if base is not model else list(model.children())
+        for candidate in candidates:
+            if candidate is head or isinstance(candidate, nn.ModuleList | nn.Embedding):
+                continue
+            with (
+                torch.no_grad(),
+                _in_place_of(candidate, probe_NH.to(_floating(model))) as calls,
+                suppress(Exception),
+            ):
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=probe_NH.device), use_cache=False)
+                if calls:
+                    _backbones[model] = candidate
+                    break
+        else:
+            raise InputError(
+                f"{type(model).__name__}: no part of this architecture hands hidden states to its head"
+            )
+    return _backbones[model]
+
+
+_backbones: WeakKeyDictionary[Any, nn.Module] = WeakKeyDictionary()
+
+
+def _floating(model: Any) -> torch.dtype:
+    """The precision a model computes in."""
+    return next(p.dtype for p in model.parameters() if p.is_floating_point())
+
+
 def logits_of(model: Any, hidden_NH: Tensor) -> Tensor:
     """Logits `[N, V]` of hidden states, in fp32 or better.
 
     They go through the model's own forward, in place of what its layers would have given, so that what a family does
     to its logits afterwards (scaling, soft-capping) stays its own.
     """
-    backbone: nn.Module = model.base_model
-
-    def given(*_: Any, **__: Any) -> _Given:
-        return _Given(last_hidden_state=hidden_NH[None])  # type: ignore[arg-type]
-
-    own = backbone.__dict__.get("forward")
-    object.__setattr__(backbone, "forward", given)
-    try:
-        nothing_1N = torch.zeros(1, len(hidden_NH), dtype=torch.long, device=hidden_NH.device)
+    nothing_1N = torch.zeros(1, len(hidden_NH), dtype=torch.long, device=hidden_NH.device)
+    with _in_place_of(_backbone(model), hidden_NH):
         logits_NV = model(input_ids=nothing_1N, use_cache=False).logits[0]
-    finally:
-        if own is None:
-            object.__delattr__(backbone, "forward")
-        else:
-            object.__setattr__(backbone, "forward", own)
     return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
 
 

@@ -130,12 +130,17 @@ def _by_prefix(
         height = len((held or [part])[0][1])
         longest = max(len(lane.prefix) for lane, _ in [*held, part])
         count = (len(held) + 1) * height
-        if held and (count > rows or count * longest > CACHED_TOKENS or len(part[1]) < height / 2):
+        if held and (count > rows or not cache_holds(count, longest) or len(part[1]) < height / 2):
             yield batch()
             held = []
         held.append(part)
     if held:
         yield batch()
+
+
+def cache_holds(rows: int, tokens: int) -> bool:
+    """Whether `rows` rows of `tokens` tokens keep the bound on cached tokens."""
+    return rows * tokens <= CACHED_TOKENS
 
 
 def _most_rows(longest: int, rows: int) -> int:

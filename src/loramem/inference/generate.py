@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from loramem.base.model import Base
 from loramem.core.errors import InputError
@@ -22,13 +23,13 @@ from loramem.inference.batching import (
     Ids,
     Lane,
     RowBatch,
+    cache_holds,
     check_length,
     left_pad,
     make_batches,
     positions,
-    window,
 )
-from loramem.inference.prefix import PrefixCache, SharedPrefix, can_share
+from loramem.inference.prefix import PrefixCache, SharedPrefix, can_share, pads_left
 from loramem.modules.bank import Bank
 from loramem.modules.layer import Block
 
@@ -88,19 +89,21 @@ def generate(
     Raises:
         InputError: a prompt that leaves no room for an answer; `after-prefix` beyond a base's sliding window.
     """
-    longest = 0
+    longest = 0  # of the rows with a prefix
     for one in requests:
         length = len(one.prefix) + len(one.prompt)
         check_length(base, length + 1)
         if not one.prompt:
             raise InputError("a request needs a prompt of at least one token")
-        longest = max(longest, length + one.max_new_tokens)
-    if not can_share(base, longest):
+        if one.prefix:
+            longest = max(longest, length + one.max_new_tokens)
+    if longest and not can_share(base, longest):
         if any(one.prefix and one.module_on == "after-prefix" and one.slot is not None for one in requests):
             raise InputError(
-                f"module_on after-prefix: rows of {longest} tokens exceed this base's sliding window"
+                f"module_on after-prefix: this base cannot share contexts in rows of {longest} tokens (its attention is of another kind, or its window shorter)"
             )
         requests = [replace(one, prompt=(*one.prefix, *one.prompt), prefix=()) for one in requests]
+    rows = rows if len(requests) < 2 or pads_left(base) else 1
     decoder = _Decoder(base, requests, bank, prefixes or PrefixCache(base), rows)
     by_mode: dict[str, list[int]] = defaultdict(list)
     for index, one in enumerate(requests):
@@ -158,7 +161,9 @@ class _Decoder:
             min(one.max_new_tokens, base.context_length - len(one.prefix) - len(one.prompt))
             for one in requests
         ]
-        self.refills = window(base) is None  # caches that forget cannot be joined
+        kinds = {type(layer) for layer in DynamicCache(config=base.model.config).layers}
+        self.refills = kinds == {DynamicLayer}  # caches that forget, or keep a state, cannot be joined
+        self.shrinks = kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
     def result(self, index: int) -> Generation:
         ids, one = self.told[index], self.requests[index]
@@ -182,14 +187,14 @@ class _Decoder:
         rows: _Rows | None = None
         while rows is not None or waiting is not None:
             while waiting is not None and (
-                rows is None or (refills and len(rows.index) + len(waiting.members) <= self.capacity)
+                rows is None or (refills and self._room(len(rows.index), rows, waiting))
             ):
                 rows = self._join(rows, self._read(waiting, mode))
                 waiting = next(batches, None)
             assert rows is not None
             if all(rows.done):
                 rows = None
-            elif not self._leave(rows, len(waiting.members) if waiting is not None and refills else None):
+            elif not self._leave(rows, waiting if refills else None):
                 self._step(rows)
 
     def _forward(self, prefix: SharedPrefix | None, blocks: list[Block], **inputs: Any) -> Any:
@@ -247,12 +252,20 @@ class _Decoder:
             self.told[index].append(token)
             rows.done[row] = token in self.stops or len(self.told[index]) >= self.limits[index]
 
-    def _leave(self, rows: _Rows, waiting: int | None) -> bool:
-        """Let finished rows go, once that halves the batch or makes room for the `waiting` rows that may join.
+    def _room(self, live: int, rows: _Rows, waiting: RowBatch) -> bool:
+        """Whether a batch that waits may join `live` rows: by rows, and by the tokens cached for all of them."""
+        count = live + len(waiting.members)
+        longest = max(len(self.requests[index].prompt) for index in waiting.filled)
+        return count <= self.capacity and cache_holds(count, max(rows.mask_BC.shape[1], longest))
+
+    def _leave(self, rows: _Rows, waiting: RowBatch | None) -> bool:
+        """Let finished rows go, once that halves the batch or makes room for those that wait and may join.
 
         All lanes get the height of the fullest, and one with fewer live rows repeats one of them. Without prefixes the
         lanes of a module become one.
         """
+        if not self.shrinks:
+            return False
         live: dict[tuple[int | None, int], list[int]] = defaultdict(list)
         row = 0
         for slot, entry, height in rows.lanes:
@@ -261,7 +274,7 @@ class _Decoder:
         live = {lane: own for lane, own in live.items() if own}
         tallest = max(map(len, live.values()))
         count, room = tallest * len(live), len(rows.index)
-        joins = waiting is not None and count < room and count + waiting <= self.capacity
+        joins = waiting is not None and count < room and self._room(count, rows, waiting)
         if count > room // 2 and not joins:
             return False
         order: dict[int | None, int] = {None: -1}

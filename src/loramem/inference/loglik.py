@@ -72,7 +72,7 @@ def loglikelihood(
             raise InputError("a log-likelihood needs a prompt and a target of at least one token each")
         longest = max(longest, len(request.prefix) + len(request.prompt) + len(request.target))
     check_length(base, longest)
-    if not can_share(base, longest):
+    if any(one.prefix for one in requests) and not can_share(base, longest):
         requests = [replace(one, prompt=(*one.prefix, *one.prompt), prefix=()) for one in requests]
     prefixes = prefixes or PrefixCache(base)
     lanes = [Lane(one.slot, one.prefix) for one in requests]

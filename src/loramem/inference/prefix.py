@@ -8,18 +8,31 @@ the module on only after it, all modules share the base's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from loramem.base.forward import head_inputs
 from loramem.base.model import Base
-from loramem.inference.batching import Ids, Lane, RowBatch, left_pad, make_batches, positions, window
+from loramem.inference.batching import (
+    Ids,
+    Lane,
+    RowBatch,
+    cache_holds,
+    left_pad,
+    make_batches,
+    positions,
+    window,
+)
 from loramem.modules.bank import Bank
 from loramem.modules.layer import Block
 
@@ -29,27 +42,23 @@ SCORES_BYTES = 256 * 2**20
 _active: ContextVar[SharedPrefix | None] = ContextVar("shared prefix", default=None)
 
 
+Layers = list[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, `[E, heads, C, D]`."""
+
+
 class SharedPrefix:
-    """The prefixes of a batch's rows: row r begins with prefix `r // height` of `entries`.
+    """The prefixes of a batch's rows: row r begins with prefix `entries[r // height]`.
 
     Where all rows begin with the same one it counts as a single lane of all rows.
 
     Args:
-        layers: (keys, values) `[E, heads, C, D]` of each layer, for E prefixes padded on the left.
-        mask_EC: int64; tokens and padding.
+        read: Keys and values of each prefix, unpadded (E = 1).
         entries: Prefix of each lane.
         height: Rows per lane.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        layers: list[tuple[Tensor, Tensor]],
-        mask_EC: Tensor,
-        entries: Sequence[int],
-        height: int,
-    ):
-        self.model, self._layers, self._mask_EC = model, layers, mask_EC
+    def __init__(self, model: Any, read: Sequence[Layers], entries: Sequence[int], height: int):
+        self.model, self._read = model, list(read)
         self._configs = list(
             {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
         )
@@ -58,18 +67,22 @@ class SharedPrefix:
     def select(self, entries: Sequence[int], height: int) -> None:
         """The batch goes on with other rows."""
         self.entries = list(entries)
-        one = len(set(self.entries)) == 1
-        chosen = self.entries[:1] if one else self.entries
+        chosen = self.entries[:1] if len(set(self.entries)) == 1 else self.entries
         self.lanes = len(chosen)
-        rows = torch.tensor(chosen, device=self._mask_EC.device)
-        mask_LC = self._mask_EC[rows]
-        empty = int(mask_LC.any(0).int().argmax())  # columns that are padding for all
-        self.layers = [
-            (keys[rows][:, :, empty:], values[rows][:, :, empty:]) for keys, values in self._layers
-        ]
-        self.hidden_LC = mask_LC[:, empty:] == 0
-        count = len(self.entries) * height
-        self.lengths_B = mask_LC.sum(1).repeat_interleave(count // self.lanes)
+        lengths = [self._read[entry][0][0].shape[2] for entry in chosen]
+        longest = max(lengths)
+
+        def joined(layer: int, part: int) -> Tensor:
+            parts = [self._read[entry][layer][part] for entry in chosen]
+            if len(parts) == 1:
+                return parts[0]
+            return torch.cat([pad(one, (0, 0, longest - one.shape[2], 0)) for one in parts])
+
+        self.layers = [(joined(layer, 0), joined(layer, 1)) for layer in range(len(self._read[chosen[0]]))]
+        device = self.layers[0][0].device
+        lengths_L = torch.tensor(lengths, device=device)
+        self.hidden_LC = torch.arange(longest, device=device) < longest - lengths_L[:, None]
+        self.lengths_B = lengths_L.repeat_interleave(len(self.entries) * height // self.lanes)
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -154,7 +167,7 @@ AttentionMaskInterface.register(ATTENTION, eager_mask)
 
 
 class PrefixCache:
-    """Keys and values of the prefixes read last. One cache serves one bank.
+    """Keys and values of prefixes, the least recently used ones forgotten first. One cache serves one bank.
 
     Attributes:
         encoded: Prefixes that went through the model so far: one for each, however many rows begin with it.
@@ -163,10 +176,8 @@ class PrefixCache:
 
     def __init__(self, base: Base):
         self.base = base
-        self.lanes: tuple[Lane, ...] = ()
-        self.layers: list[tuple[Tensor, Tensor]] = []
-        self.mask_EC = torch.zeros(0, 0)
         self.encoded = self.tokens = 0
+        self._held: OrderedDict[Lane, Layers] = OrderedDict()
 
     def of(self, batch: RowBatch, bank: Bank | None, *, module_on: bool) -> SharedPrefix:
         """The prefixes of a batch.
@@ -175,12 +186,20 @@ class PrefixCache:
             module_on: The lanes' modules are on while the prefixes are read; else the base reads them.
         """
         lanes = [lane if module_on else Lane(None, lane.prefix) for lane in batch.lanes]
-        if not set(lanes) <= set(self.lanes):
-            self._read(tuple(dict.fromkeys(lanes)), bank)
-        entries = [self.lanes.index(lane) for lane in lanes]
-        return SharedPrefix(self.base.model, self.layers, self.mask_EC, entries, batch.height)
+        distinct = list(dict.fromkeys(lanes))
+        self._read([lane for lane in distinct if lane not in self._held], bank)
+        for lane in distinct:
+            self._held.move_to_end(lane)
+        read = [self._held[lane] for lane in distinct]
+        while len(self._held) > len(distinct) and not cache_holds(
+            1, sum(len(lane.prefix) for lane in self._held)
+        ):
+            self._held.popitem(last=False)
+        return SharedPrefix(self.base.model, read, [distinct.index(lane) for lane in lanes], batch.height)
 
-    def _read(self, lanes: tuple[Lane, ...], bank: Bank | None) -> None:
+    def _read(self, lanes: Sequence[Lane], bank: Bank | None) -> None:
+        if not lanes:
+            return
         ids_EC, mask_EC = left_pad(
             [lane.prefix for lane in lanes], self.base.prompts.pad_id, self.base.device
         )
@@ -189,8 +208,12 @@ class PrefixCache:
         cache = self.base.model(
             input_ids=ids_EC, attention_mask=mask_EC, position_ids=positions(mask_EC), use_cache=True, logits_to_keep=1
         ).past_key_values  # fmt: skip
-        self.layers = [(layer.keys, layer.values) for layer in cache.layers]
-        self.lanes, self.mask_EC = lanes, mask_EC
+        for row, lane in enumerate(lanes):
+            own = slice(-len(lane.prefix), None)
+            self._held[lane] = [
+                (layer.keys[row : row + 1, :, own].clone(), layer.values[row : row + 1, :, own].clone())
+                for layer in cache.layers
+            ]
         self.encoded += len(lanes)
         self.tokens += int(mask_EC.sum())
 
@@ -198,13 +221,61 @@ class PrefixCache:
 def can_share(base: Base, length: int) -> bool:
     """Whether rows of `length` tokens may share their prefixes.
 
-    Not beyond a sliding window, where caches forget them, nor in a model with an attention of its own; there whole
-    prompts are read, with the same answers.
+    Not beyond a sliding window, where caches forget them, nor in a model whose attention is not the common one; there
+    whole prompts are read, with the same answers.
     """
-    config = base.model.config.get_text_config()
-    plain = bool(getattr(base.model, "_supports_attention_backend", False)) and config._attn_implementation in ("sdpa", "eager")  # fmt: skip
-    sinks = any("sinks" in name for name, _ in base.model.named_parameters())
-    return plain and not sinks and ((most := window(base)) is None or length < most)
+    return ((most := window(base)) is None or length < most) and _shares(base)
+
+
+def _shares(base: Base) -> bool:
+    """Whether this model's rows read their shared prefix as they should."""
+
+    def shared(ids: Ids) -> tuple[Tensor, Tensor]:
+        batch = RowBatch((Lane(None, ids[:3]),), 1, (0,))
+        prefix = PrefixCache(base).of(batch, None, module_on=False)
+        return after_prefix(base, [ids[3:]], prefix)[0], after_prefix(base, [ids], None)[0, 3:]
+
+    return _tried(base, shared)
+
+
+def pads_left(base: Base) -> bool:
+    """Whether this model's rows may be padded on the left (some layers with a state read the padding)."""
+
+    def one_more(rows: list[Ids]) -> Tensor:
+        """Logits of the last row after its prompt and one token that is read from the cache."""
+        ids_BT, mask_BT = left_pad(rows, base.prompts.pad_id, base.device)
+        cache = base.model(
+            input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions(mask_BT), use_cache=True
+        ).past_key_values
+        mask_BT = pad(mask_BT, (0, 1), value=1)
+        return base.model(
+            input_ids=ids_BT[:, -1:], attention_mask=mask_BT, position_ids=positions(mask_BT)[:, -1:], past_key_values=cache,
+            use_cache=True,
+        ).logits[-1]  # fmt: skip
+
+    def padded(ids: Ids) -> tuple[Tensor, Tensor]:
+        return one_more([ids, ids[4:]]), one_more([ids[4:]])
+
+    return _tried(base, padded)
+
+
+def _tried(base: Base, both: Callable[[Ids], tuple[Tensor, Tensor]]) -> bool:
+    """Whether two ways of reading six tokens come to the same, once per model; any failure of a family means no."""
+    known = _findings.setdefault(base.model, {})
+    name = both.__qualname__
+    if name not in known:
+        known[name] = False
+        usable = [
+            t for t in range(base.model.config.get_text_config().vocab_size) if t != base.prompts.pad_id
+        ]
+        ids = tuple(usable[len(usable) // 7 * step] for step in range(1, 7))
+        with suppress(Exception), torch.no_grad():
+            one, other = both(ids)
+            known[name] = bool((one - other).float().norm() < 0.05 * other.float().norm())
+    return known[name]
+
+
+_findings: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -239,11 +310,9 @@ def after_prefix(base: Base, rows: Sequence[Ids], prefix: SharedPrefix | None) -
     """What the head reads at every token of `rows` (padded on the left), after their prefixes: `[B, T, H]`."""
     ids_BT, mask_BT = left_pad(rows, base.prompts.pad_id, base.device)
     place_BT = positions(mask_BT)
-    if prefix is None:
-        return base.model.base_model(
-            input_ids=ids_BT, attention_mask=mask_BT, position_ids=place_BT, use_cache=False
-        ).last_hidden_state
-    with prefix.on():
-        return base.model.base_model(
-            input_ids=ids_BT, attention_mask=mask_BT, position_ids=place_BT + prefix.lengths_B[:, None], use_cache=False
-        ).last_hidden_state  # fmt: skip
+    if prefix is not None:
+        place_BT = place_BT + prefix.lengths_B[:, None]
+    with nullcontext() if prefix is None else prefix.on():
+        return head_inputs(
+            base.model, input_ids=ids_BT, attention_mask=mask_BT, position_ids=place_BT, use_cache=False
+        )[0]
