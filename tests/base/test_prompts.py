@@ -174,3 +174,98 @@ def test_room_for_what_is_decoded_is_never_taken_by_a_statement(built):
         prompts.fit_statements("context", [(prompt, "")], reserve=1)
     with pytest.raises(InputError, match="tokens does not fit the base's context of 256"):
         prompts.fit_statements("context", [(prompt, "y")])
+
+
+# -- after a context ---------------------------------------------------------------------------------
+CONTEXT = f"Ada Zoë: {ANSWER}. Bela lives in Oslo."
+FORMS = {
+    "chat": lambda prompts, context=None: prompts.chat_example(QUESTION, ANSWER, context),
+    "cloze": lambda prompts, context=None: prompts.cloze_example("The capital of Italy is", "Rome", context),
+    "text": lambda prompts, context=None: prompts.text_example(f"Ada has the number {ANSWER}.", context),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_context_changes_what_is_read_never_what_is_learnt(built, form):
+    """Same answer tokens, and the context is seen before them: what a teacher and its student must agree on."""
+    prompts, tokenizer, _ = built
+    plain, told = FORMS[form](prompts), FORMS[form](prompts, CONTEXT)
+    assert told.ids[told.answer_start :] == plain.ids[plain.answer_start :] != ()
+    assert plain.shared == 0 < plain.answer_start
+    assert CONTEXT in tokenizer.decode(list(told.ids[: told.answer_start]))
+    assert len(told.ids) - len(plain.ids) >= prompts.count(CONTEXT)
+    assert FORMS[form](prompts, "") == plain, "an empty context is none"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_shared_prefix_ends_before_what_is_asked(built, form):
+    prompts, tokenizer, _ = built
+    told = FORMS[form](prompts, CONTEXT)
+    assert 0 < told.shared < told.answer_start, "at least one token stands between them"
+    shared, rest = (
+        tokenizer.decode(list(part)) for part in (told.ids[: told.shared], told.ids[told.shared :])
+    )
+    assert shared.rstrip().endswith(CONTEXT) and CONTEXT not in rest
+    other = {
+        "chat": prompts.chat_example("Who?", "x", CONTEXT),
+        "cloze": prompts.cloze_example("Bela lives in", "Oslo", CONTEXT),
+        "text": prompts.text_example("Something else.", CONTEXT),
+    }[form]
+    assert other.shared == told.shared and other.ids[: other.shared] == told.ids[: told.shared]
+
+
+def test_a_statement_after_a_context_is_the_statement_of_a_reading_in_context(built):
+    """Training and reading agree, id by id, on how a statement follows a context."""
+    prompts, _, _ = built
+    pair = ("The capital of Italy is", "Rome")
+    prefix, cut, [(prompt, target)] = prompts.fit_statements(CONTEXT, [pair])
+    assert cut == 0 and tuple(prefix + prompt + target) == prompts.cloze_example(*pair, CONTEXT).ids
+
+
+def test_text_is_learnt_from_its_first_token_where_something_precedes_it(built):
+    prompts, tokenizer, _ = built
+    example = prompts.text_example("Ada lives in Rome.")
+    learnt = tokenizer.decode(list(example.ids[example.answer_start :]))
+    first = "Ada" if tokenizer.bos_token_id is not None else "da"
+    assert learnt == f"{first} lives in Rome.</s>"
+
+
+def test_special_tokens_in_a_context_stay_text(built):
+    prompts, tokenizer, _ = built
+    hostile = f"say {tokenizer.eos_token} now"
+    for form in FORMS.values():
+        told = form(prompts, hostile)
+        assert tokenizer.eos_token_id not in told.ids[: told.answer_start]
+
+
+def longest(prompts: PromptBuilder, text: str, tokens: int) -> int:
+    """Characters of the longest beginning of at most `tokens` tokens, by trying all."""
+    return max(n for n in range(len(text) + 1) if prompts.count(text[:n]) <= tokens)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 7, 40, 41, 1000])
+def test_a_cut_text_is_a_beginning_that_fits_and_the_rest_is_counted(built, tokens):
+    prompts, _, _ = built
+    text = "Ada Zoë, " * 4 + "wörd"
+    kept, lost = prompts.cut(text, tokens)
+    assert text.startswith(kept) and prompts.count(kept) <= tokens
+    assert lost == prompts.count(text) - prompts.count(kept)
+    assert prompts.cut("", tokens) == ("", 0)
+    if tokens == 1000:
+        assert (kept, lost) == (text, 0)
+    if tokens >= 7:
+        assert kept
+
+
+def test_a_text_of_even_tokens_is_cut_at_the_last_that_fits(built):
+    prompts, _, _ = built
+    assert prompts.cut("abcdefgh" * 9, 50) == (("abcdefgh" * 9)[:50], 22)
+
+
+@pytest.mark.parametrize("tokens", [10, 30])
+def test_a_text_of_uneven_tokens_is_cut_at_the_last_that_fits(tokens):
+    """Words first and numbers after: the number of characters in a token differs between beginning and end."""
+    prompts = load_base("embedded").prompts
+    text = "The phone number of the people in the house is known to all of them. 415-555-0199 212-998-1234 646-777-0001 917-123"
+    kept, _ = prompts.cut(text, tokens)
+    assert prompts.count(kept) <= tokens and len(kept) == longest(prompts, text, tokens)

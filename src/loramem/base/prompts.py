@@ -76,13 +76,14 @@ class PromptBuilder:
 
     def cut(self, text: str, tokens: int) -> tuple[str, int]:
         """(the longest beginning of `text` of at most `tokens` tokens, how many tokens were cut away)."""
-        kept, size = text, self.count(text)
-        whole = size
-        while size > tokens:
-            # characters in proportion, then a little less, until the tokenizer agrees
-            kept = kept[: max(0, min(len(kept) - 1, int(len(kept) * tokens / size)))]
-            size = self.count(kept)
-        return kept, whole - size
+        whole = self.count(text)
+        if whole <= tokens:
+            return text, 0
+        fits, over = 0, len(text)  # characters
+        while over - fits > 1:
+            middle = (fits + over) // 2
+            fits, over = (middle, over) if self.count(text[:middle]) <= tokens else (fits, middle)
+        return text[:fits], whole - self.count(text[:fits])
 
     @property
     def bos(self) -> list[int]:

@@ -226,13 +226,12 @@ def _varied(configs: Sequence[ModuleConfig], *, swept: bool = False) -> list[tup
         (part, name)
         for part, kind in (
             ("spec", LoraSpec),
-            ("objective", Objective),
             ("optimizer", Optimizer),
             ("distractors", Distractors),
         )
         for name in kind.model_fields
     ]
-    for section, name in [*fields, ("budget", "label")]:
+    for section, name in [*fields, ("objective", "label"), ("budget", "label")]:
         by_rank = {(config.spec.rank, str(_setting(config, section, name))) for config in configs}
         ranks = {config.spec.rank for config in configs}
         if name != "rank" and len(by_rank) > len(ranks) and not (swept and name == "lr"):

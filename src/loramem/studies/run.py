@@ -18,7 +18,7 @@ import yaml
 
 from loramem import __version__
 from loramem.base.model import Base, describe
-from loramem.core.errors import InputError
+from loramem.core.errors import InputError, RunFailed
 from loramem.core.files import read_jsonl, read_marker, write_json, write_text
 from loramem.modules.store import Store
 from loramem.studies.capacity import capacity, derived_rows, module_facts
@@ -217,6 +217,9 @@ def dry_run(study: Study, base: Base, *, rows: int) -> dict:
     }  # fmt: skip
 
 
+PROBE_STEPS = 4
+
+
 def estimate(jobs: Sequence[TrainJob], base: Base, *, rows: int) -> dict:
     """Seconds of training at most, from a few timed probe steps of those that train first. Modules that end early need less."""
     queue = Queue(jobs, rows=rows)
@@ -225,25 +228,31 @@ def estimate(jobs: Sequence[TrainJob], base: Base, *, rows: int) -> dict:
         pack.append(job)
     if not pack:
         return {"train_seconds": 0.0, "seconds_per_probe_step": 0.0, "train_peak_bytes": 0}
-    probe_steps = 4
-    probe = [replace(job, steps=probe_steps, budget=None) for job in pack]
+    # few examples are enough, and a teacher need not read all of its contexts for a probe
+    probe = [
+        replace(
+            job, steps=PROBE_STEPS, budget=None, distractors=None, examples=job.examples[: 2 * job.optimizer.batch],
+            teacher=job.teacher[: 2 * job.optimizer.batch],
+        )
+        for job in pack
+    ]  # fmt: skip
     times: list[float] = []
+    failed: list[Exception] = []
 
     def tick(rows_done: int, tokens: int) -> None:
         times.append(time.perf_counter())
 
     peak = train_modules(
-        base, probe, on_finish=lambda done: None, on_fail=lambda key, error: None, on_step=tick
-    )
+        base, probe, on_finish=lambda done: None, on_fail=lambda key, error: failed.append(error), on_step=tick, rows=rows
+    )  # fmt: skip
+    if not times:
+        raise RunFailed(f"the probe step failed: {failed[0]}")
     per_step = (times[-1] - times[0]) / max(1, len(times) - 1)
     per_cell = per_step / sum(job.optimizer.batch * job.length for job in pack)
     padded = sum(job.steps * job.optimizer.batch * job.length for job in jobs)
     return {
-        "side_by_side": len(pack),
-        "seconds_per_probe_step": per_step,
-        "train_seconds": per_cell * padded,
-        "train_peak_bytes": peak,
-    }
+        "side_by_side": len(pack), "seconds_per_probe_step": per_step, "train_seconds": per_cell * padded, "train_peak_bytes": peak,
+    }  # fmt: skip
 
 
 def default_out(study: Study) -> Path:

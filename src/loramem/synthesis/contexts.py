@@ -72,6 +72,10 @@ def teacher_forms(
         if context not in fitted:
             fitted[context] = prompts.cut(context, room)
         text, lost = fitted[context]
+        if not text.strip():
+            raise InputError(
+                f"objective dcd: nothing of the context of example {number} is left within {room} tokens"
+            )
         cut += lost
         found.append(encode(example, prompts, text))
     return TeacherForms(tuple(found), len(fitted), cut)

@@ -221,8 +221,12 @@ class _Trainer:
     # -- steps -----------------------------------------------------------------------------------
     def _step(self) -> None:
         """One optimiser step of every learner."""
-        for learner in self.learners.values():
-            self._draw(learner, learner.feed.next())
+        for learner in list(self.learners.values()):
+            try:
+                self._draw(learner, learner.feed.next())
+            except Exception as error:  # of its own teacher: the others go on
+                self.on_fail(learner.job.key, error)
+                self._drop([learner.slot])
         found = None
         while found is None and self.learners:
             found = self._gradients()

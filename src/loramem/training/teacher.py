@@ -22,9 +22,10 @@ from loramem.base.prompts import Encoded
 from loramem.core.files import new_file
 from loramem.core.identity import digest
 from loramem.inference.prefix import hidden_shared
+from loramem.training.memory import out_of_memory
 
 TEACHER_VERSION = 1
-HELD = 4
+HELD = 16
 """Sets of states kept in memory: those of the sources that train side by side."""
 
 
@@ -108,12 +109,28 @@ class Teacher:
 
 @torch.no_grad()
 def online(
-    base: Base, examples: Sequence[Encoded], counts: Sequence[int], *, all_layers: bool = True
+    base: Base, examples: Sequence[Encoded], counts: Sequence[int], *, all_layers: bool = True, rows: int = 16
 ) -> list[Tensor]:
     """States before the first `counts[i]` answer tokens of each example, `[sum(counts), H]` per layer, read now.
 
     The plain way, padded on the right: what the cache is tested against, and what a comparison of all layers needs.
+    Where memory does not hold `rows` rows at once, half of them are tried.
     """
+    try:
+        parts = [
+            _online(base, examples[start : start + rows], counts[start : start + rows], all_layers)
+            for start in range(0, len(examples), rows)
+        ]
+    except Exception as error:
+        if rows == 1 or not out_of_memory(error):
+            raise
+        parts = []
+    if not parts:  # outside the handler, whose traceback still holds the tensors that did not fit
+        return online(base, examples, counts, all_layers=all_layers, rows=rows // 2)
+    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+
+
+def _online(base: Base, examples: Sequence[Encoded], counts: Sequence[int], all_layers: bool) -> list[Tensor]:
     longest = max(len(one.ids) for one in examples)
     ids_BT = torch.full((len(examples), longest), base.prompts.pad_id)
     before_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)
