@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, Grani
 from loramem.base import forward
 from loramem.base.forward import decoder_layers, hidden_states, logits_of, recomputed, row_wise
 from loramem.modules.bank import Bank
-from loramem.modules.layer import Block
+from loramem.modules.runs import Block
 from loramem.modules.spec import LoraSpec, Objective
 from loramem.training import objectives
 from loramem.training.objectives import token_losses

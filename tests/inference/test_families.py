@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from loramem.inference import PrefixCache, Request, ScoreRequest, generate, loglikelihood, prefix
+from loramem.inference import PrefixCache, Request, ScoreRequest, generate, loglikelihood, shared_attention
 
 COMMON = dict(
     hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
@@ -114,7 +114,7 @@ def test_targets_after_shared_contexts(wrapped, family):
 
 @pytest.mark.parametrize("scores_bytes", [1, 4 * 2 * 2 * 17 * 5])
 def test_scores_to_a_context_are_taken_in_parts(bases, monkeypatch, scores_bytes):
-    monkeypatch.setattr(prefix, "SCORES_BYTES", scores_bytes)
+    monkeypatch.setattr(shared_attention, "SCORES_BYTES", scores_bytes)
     base, contexts = bases["llama"], PrefixCache(bases["llama"])
     requests = [Request(prompt, None, limit, context) for context, prompt, limit in asked(base)]
     got = generate(base, requests, prefixes=contexts)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from loramem.inference import PrefixCache, Request, ScoreRequest, batching, generate, loglikelihood
 from loramem.inference.batching import Lane, make_batches
-from loramem.inference.prefix import hidden_shared
+from loramem.inference.states import hidden_shared
 from loramem.modules.bank import Bank
-from loramem.modules.layer import Block
+from loramem.modules.runs import Block
 from loramem.modules.spec import LoraSpec
 
 Ids = tuple[int, ...]

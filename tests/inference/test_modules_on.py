@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 
 from loramem.core.errors import InputError
 from loramem.inference import PrefixCache, Request, ScoreRequest, batching, generate, loglikelihood
-from loramem.modules.bank import GATHERED_RANK, PEFT_PREFIX, Bank
-from loramem.modules.layer import Block
+from loramem.modules.bank import PEFT_PREFIX, Bank
+from loramem.modules.runs import GATHERED_RANK, Block
 from loramem.modules.spec import LoraSpec
 
 Ids = tuple[int, ...]

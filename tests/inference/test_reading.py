@@ -13,7 +13,7 @@ from loramem.core.errors import InputError
 from loramem.inference import PrefixCache, Request, ScoreRequest, generate, loglikelihood
 from loramem.modules import peft_format
 from loramem.modules.bank import Bank
-from loramem.modules.layer import Block
+from loramem.modules.runs import Block
 from loramem.modules.spec import LoraSpec
 
 

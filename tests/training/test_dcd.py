@@ -14,9 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from loramem.base import Encoded
 from loramem.core.errors import InputError
-from loramem.inference.prefix import hidden_shared
+from loramem.inference.states import hidden_shared
 from loramem.modules.bank import Bank
-from loramem.modules.layer import Block
+from loramem.modules.runs import Block
 from loramem.modules.spec import LoraSpec, Objective, Optimizer
 from loramem.training import Teacher, TrainJob, bucket_length, loop, train_modules
 from loramem.training.course import Course

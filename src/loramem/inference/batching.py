@@ -16,7 +16,7 @@ from torch import Tensor
 from loramem.base.model import Base
 from loramem.core.errors import InputError
 from loramem.modules.bank import Bank
-from loramem.modules.layer import Block
+from loramem.modules.runs import Block
 
 CACHED_TOKENS = 32_768
 """Rows x tokens of a batch: keys and values grow with both, and decoding copies them at every step."""

@@ -29,9 +29,11 @@ from loramem.inference.batching import (
     make_batches,
     positions,
 )
-from loramem.inference.prefix import PrefixCache, SharedPrefix, can_share, pads_left
+from loramem.inference.families import can_share, pads_left
+from loramem.inference.prefix import PrefixCache
+from loramem.inference.shared_attention import SharedPrefix
 from loramem.modules.bank import Bank
-from loramem.modules.layer import Block
+from loramem.modules.runs import Block
 
 ModuleOn = Literal["all", "after-prefix", "answer"]
 

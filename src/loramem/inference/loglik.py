@@ -13,7 +13,8 @@ from loramem.base.forward import hidden_states, logits_of
 from loramem.base.model import Base
 from loramem.core.errors import InputError
 from loramem.inference.batching import Ids, Lane, RowBatch, check_length, make_batches
-from loramem.inference.prefix import PrefixCache, after_prefix, can_share
+from loramem.inference.families import can_share
+from loramem.inference.prefix import PrefixCache, after_prefix
 from loramem.modules.bank import Bank
 
 

@@ -26,15 +26,14 @@ from torch import Tensor, nn
 from loramem.core.errors import InputError
 from loramem.core.identity import seed_from
 from loramem.modules.bucket import Bucket, BucketKey, padded_rank
-from loramem.modules.layer import BankedLinear, Block, Run
+from loramem.modules.layer import BankedLinear
+from loramem.modules.runs import Block, Run, runs_of
 from loramem.modules.spec import LoraSpec
 from loramem.modules.targets import features, linears, resolve_targets
 from loramem.modules.variants import pissa_factors, weight_of
 
 PEFT_PREFIX = "base_model.model."
 MAGNITUDE = "lora_magnitude_vector"
-GATHERED_RANK = 64
-"""Modules below this rank are gathered where a run needs only some of a bucket; larger ones are never copied."""
 
 
 class Bank:
@@ -275,60 +274,14 @@ class Bank:
         besides = [
             (*((self.companion[b.slot],) if b.slot in self.companion else ()), *b.beside) for b in self.blocks
         ]
-        self.stacks = [list(self._runs([block.slot for block in self.blocks]))]
+        self.stacks = [list(runs_of(self.blocks, [block.slot for block in self.blocks], self.bucket_of))]
         for depth in range(max(map(len, besides), default=0)):
-            self.stacks.append(
-                list(self._runs([own[depth] if depth < len(own) else None for own in besides], learnt=False))
-            )
+            slots = [own[depth] if depth < len(own) else None for own in besides]
+            self.stacks.append(list(runs_of(self.blocks, slots, self.bucket_of, learnt=False)))
         self.stacks = [runs for runs in self.stacks if runs]
 
     def _off(self) -> None:
         self.blocks, self.stacks, self.rows = (), [], 0
-
-    def _runs(self, slots: Sequence[int | None], *, learnt: bool = True) -> Iterator[Run]:
-        """The runs of one stack: `slots[i]` is the module of block i."""
-        pieces: list[tuple[int, int, Block]] = []  # start, slot, block
-        row = 0
-        for slot, block in zip(slots, self.blocks, strict=True):
-            if slot is not None:
-                plain = not learnt or not block.dropout
-                last = pieces[-1] if pieces else None
-                if (
-                    last
-                    and plain
-                    and last[1] == slot
-                    and last[0] + last[2].rows == row
-                    and not last[2].dropout
-                ):
-                    pieces[-1] = (last[0], slot, Block(slot, last[2].rows + block.rows))
-                else:
-                    pieces.append((row, slot, block if learnt else Block(slot, block.rows)))
-            row += block.rows
-        while pieces:
-            bucket, height = self.bucket_of[pieces[0][1]], pieces[0][2].rows
-            places = [bucket.slots.index(pieces[0][1])]
-            count = 1
-            while count < len(pieces):
-                start, slot, block = pieces[count]
-                follows = start == pieces[0][0] + count * height
-                if not follows or block.rows != height or self.bucket_of[slot] is not bucket:
-                    break
-                place = bucket.slots.index(slot)
-                if bucket.key.rank >= GATHERED_RANK and place != places[-1] + 1:
-                    break
-                places.append(place)
-                count += 1
-            select: slice | Tensor | None
-            if places == list(range(places[0], places[0] + count)):
-                select = None if count == len(bucket.slots) else slice(places[0], places[0] + count)
-            else:
-                select = torch.tensor(places, device=self.device)
-            scale = bucket.scale_C[: len(bucket.slots)]
-            yield Run(
-                bucket, pieces[0][0], pieces[0][0] + count * height, tuple(piece[2] for piece in pieces[:count]),
-                select, scale if select is None else scale[select],
-            )  # fmt: skip
-            pieces = pieces[count:]
 
     def detach(self) -> None:
         """Give the model its own layers back."""

@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from loramem.modules.bucket import Bucket
 from loramem.modules.masks import dropped_share, kept_mask
+from loramem.modules.runs import Run
 from loramem.modules.variants import dora_norms, weight_of
 
 if TYPE_CHECKING:
     from loramem.modules.bank import Bank
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a batch that use one module.
-
-    Attributes:
-        slot: Its slot in the bank; None: the base alone.
-        rows: Number of rows.
-        beside: Frozen slots that are on as well.
-        dropout, seed, step: Probability of an input to be dropped; seed and optimiser step of the masks.
-        first, total: These rows are `first : first + rows` of the `total` rows of the module's batch (0: all of it).
-    """
-
-    slot: int | None
-    rows: int
-    beside: tuple[int, ...] = ()
-    dropout: float = 0.0
-    seed: int = 0
-    step: int = 0
-    first: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True)
-class Run:
-    """Consecutive blocks of equal height whose modules lie in one bucket.
-
-    Attributes:
-        start, stop: Rows of the batch.
-        select: The modules' positions in the bucket: None for all in order, a slice, or an index tensor.
-        scale_M: Their scales.
-    """
-
-    bucket: Bucket
-    start: int
-    stop: int
-    blocks: tuple[Block, ...]
-    select: slice | Tensor | None
-    scale_M: Tensor
-
-    def of(self, values: Tensor) -> Tensor:
-        """The rows of a bucket's tensor that belong to this run's modules."""
-        return values if self.select is None else values[self.select]
 
 
 class BankedLinear(nn.Module):

@@ -14,7 +14,7 @@ from loramem.base.forward import hidden_states
 from loramem.base.model import Base
 from loramem.core.identity import seed_from
 from loramem.modules.bank import Bank
-from loramem.modules.layer import Block
+from loramem.modules.runs import Block
 from loramem.modules.spec import Objective
 from loramem.training.course import Course
 from loramem.training.feed import Feed

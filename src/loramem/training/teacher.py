@@ -21,7 +21,7 @@ from loramem.base.model import Base
 from loramem.base.prompts import Encoded
 from loramem.core.files import new_file
 from loramem.core.identity import digest
-from loramem.inference.prefix import hidden_shared
+from loramem.inference.states import hidden_shared
 from loramem.training.memory import out_of_memory
 
 TEACHER_VERSION = 1
