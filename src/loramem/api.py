@@ -8,6 +8,7 @@ from loramem.base import load_base
 from loramem.base.model import Base
 from loramem.base.prompts import Encoded
 from loramem.core.errors import LoramemError
+from loramem.modules.peft_format import adapter_config
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
 from loramem.modules.store import Store, StoredModule
 from loramem.report.html import render
@@ -91,7 +92,13 @@ def train_one(
     train_modules(
         loaded,
         [job],
-        on_finish=lambda done: save_trained(kept, done, recipe, config.spec, loaded),
+        on_finish=lambda done: save_trained(
+            kept,
+            done,
+            recipe,
+            config.spec,
+            adapter_config(config.spec, model=loaded.model, base_name=loaded.name),
+        ),
         on_fail=lambda key, error: errors.append(error),
         find=lambda other: kept.module(other).load(),
         teacher=Teacher(loaded, kept.teacher_cache),

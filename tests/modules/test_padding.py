@@ -11,10 +11,16 @@ from hypothesis import strategies as st
 
 from loramem.base import Encoded
 from loramem.modules import peft_format
-from loramem.modules.bank import SMALL_RANK, Bank, padded_rank
+from loramem.modules.bank import Bank
+from loramem.modules.bucket import SMALL_RANK, padded_rank
+from loramem.modules.runs import Block
 from loramem.modules.spec import LoraSpec, Objective, Optimizer
-from loramem.training.loop import TrainJob, module_losses, train_pack
+from loramem.training import TrainJob, train_modules
+from loramem.training.course import Course
+from loramem.training.feed import Feed
+from loramem.training.log import Log
 from loramem.training.optimizer import BankedAdamW
+from loramem.training.passes import Learner, Part, part_losses
 
 RANKS = (1, 3, 8, 5, 16, 3)
 
@@ -56,7 +62,7 @@ def test_small_ranks_share_a_bucket_and_come_back_as_they_were_loaded(base):
     weights = [module(base, spec, seed) for seed, spec in enumerate(specs)]
     bank = Bank(base.model, specs)
     try:
-        assert sorted((bucket.rank, bucket.slots) for bucket in bank.buckets) == [
+        assert sorted((bucket.key.rank, bucket.slots) for bucket in bank.buckets) == [
             (8, [0, 1, 2, 3, 5]),
             (16, [4]),
         ]
@@ -80,7 +86,7 @@ def test_a_padded_module_says_what_it_says_without_padding(bases, rank):
     bank = Bank(base.model, [LoraSpec(rank=16), spec])
     try:
         bank.load(1, tensors)
-        with torch.no_grad(), bank.active([1], rows=2):
+        with torch.no_grad(), bank.active([Block(1, 2)]):
             mine = base.model(input_ids=ids).logits
     finally:
         bank.detach()
@@ -110,20 +116,29 @@ def examples(base, seed: int) -> tuple[Encoded, ...]:
     return tuple(Encoded(one, 3) for one in ids)
 
 
+def learner(base, bank: Bank, slot: int) -> Learner:
+    """The module of a slot, about to learn from its own examples."""
+    job = TrainJob(
+        str(slot), bank.specs[slot], Objective(loss_on="all"), Optimizer(lr=0.05, batch=2), 6, slot, examples(base, slot),
+        16,
+    )  # fmt: skip
+    feed = Feed(job, base.prompts.pad_id, base.device)
+    course = Course(None, job.optimizer, steps=job.steps, examples=len(job.examples))
+    return Learner(job, slot, feed, course, Log(job.steps), set(), None, 0, 0.0)
+
+
 def test_padding_stays_exactly_zero_while_modules_learn(base):
     """Under weight decay and clipping, and after neighbours have left."""
     specs = [LoraSpec(rank=rank) for rank in RANKS]
     bank = Bank(base.model, specs, seeds=range(len(RANKS)))
     try:
         optimizer = BankedAdamW(bank)
+        learners = {slot: learner(base, bank, slot) for slot in bank.specs}
         for step in range(6):
-            order = bank.training_order()
-            rows = [example.ids[:6] for slot in order for example in examples(base, slot)[:2]]
-            ids = torch.tensor(rows)
-            learn = torch.ones_like(ids, dtype=torch.bool)
-            learn[:, 0] = False
-            with bank.active(order, rows=2):
-                module_losses(base, ids, learn, len(order))[0].sum().backward()
+            order = bank.in_order()
+            for slot in order:
+                learners[slot].chosen = learners[slot].feed.next()
+            part_losses(base, bank, [Part(learners[slot], 0, 2) for slot in order])
             assert all(bucket.grad_NP.any(1).all() for bucket in bank.buckets), "every module learns"
             assert not any(part.any() for part in padding(bank))
             optimizer.step(
@@ -131,8 +146,7 @@ def test_padding_stays_exactly_zero_while_modules_learn(base):
             )
             assert not any(part.any() for part in padding(bank))
             if step == 2:
-                bank.keep([1, 3, 4])
-                optimizer.keep()
+                bank.drop([0, 2, 5])
         assert all(tensor.any() for slot in (1, 3, 4) for tensor in bank.tensors(slot).values())
     finally:
         bank.detach()
@@ -149,7 +163,7 @@ def test_modules_of_mixed_ranks_train_together_and_save_their_own_rank(base, tmp
     def fail(key: str, error: Exception) -> None:
         raise error
 
-    train_pack(base, jobs, on_finish=lambda found: done.update({found.key: found}), on_fail=fail)
+    train_modules(base, jobs, on_finish=lambda found: done.update({found.key: found}), on_fail=fail)
     for slot, spec in enumerate(specs):
         tensors = done[str(slot)].tensors
         start = Bank(base.model, [spec], seeds=[slot])

@@ -1,4 +1,4 @@
-"""What is saved loads in PEFT with the same logits, for five families; what is not plain LoRA is refused."""
+"""What is saved loads in PEFT with the same logits, for five families; what is no LoRA of one rank is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from loramem.core.errors import InputError
 from loramem.modules import peft_format
-from loramem.modules.bank import Bank, BankedLinear
+from loramem.modules.bank import Bank
+from loramem.modules.layer import BankedLinear
+from loramem.modules.runs import Block
 from loramem.modules.spec import LoraSpec
 from loramem.modules.targets import linears, parameter_count, resolve_targets
 
@@ -31,7 +33,7 @@ def logits(base, bank: Bank | None, ids: torch.Tensor, order=(0,)) -> torch.Tens
     with torch.no_grad():
         if bank is None:
             return base.model(input_ids=ids).logits
-        with bank.active(order, rows=len(ids) // len(order)):
+        with bank.active([Block(slot, len(ids) // len(order)) for slot in order]):
             return base.model(input_ids=ids).logits
 
 
@@ -89,6 +91,11 @@ def test_parameter_count_is_what_is_saved(base):
         )
 
 
+def test_parameters_of_dora_are_what_is_saved(base):
+    spec = LoraSpec(rank=2, variant="dora")
+    assert parameter_count(base.model, spec) == sum(t.numel() for t in filled(base, spec).values())
+
+
 def test_all_linear_is_what_peft_calls_all_linear(base):
     model = peft.get_peft_model(
         copy.deepcopy(base.model),
@@ -122,15 +129,16 @@ def saved(bases, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"use_dora": True},
-        {"use_rslora": True},
+        pytest.param({"use_dora": True}),
+        pytest.param({"use_rslora": True}),
+        pytest.param({"lora_alpha": 7}),
         {"bias": "all"},
         {"peft_type": "IA3"},
         {"rank_pattern": {"q_proj": 4}},
         {"r": 3},
     ],
 )
-def test_what_is_not_plain_lora_is_refused(saved, change):
+def test_what_is_another_kind_or_contradicts_itself_is_refused(saved, change):
     config = json.loads((saved / "adapter_config.json").read_text())
     (saved / "adapter_config.json").write_text(json.dumps(config | change))
     with pytest.raises(InputError):

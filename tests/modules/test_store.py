@@ -10,6 +10,8 @@ import torch
 
 from loramem.core.errors import Corrupt, UnknownName
 from loramem.modules.bank import Bank
+from loramem.modules.peft_format import adapter_config
+from loramem.modules.runs import Block
 from loramem.modules.spec import LoraSpec
 from loramem.modules.store import Store
 
@@ -27,7 +29,7 @@ def weights(base, seed: int) -> dict[str, torch.Tensor]:
 
 def put(store: Store, base, identity: str, *, seed: int, snapshots=None) -> None:
     store.put_module(
-        identity, {"seed": seed}, SPEC, weights(base, seed), model=base.model, base_name="x", log=[], ledger={},
+        identity, {"seed": seed}, SPEC, weights(base, seed), config=adapter_config(SPEC, model=base.model, base_name="x"), log=[], ledger={},
         snapshots=snapshots,
     )  # fmt: skip
 
@@ -113,7 +115,7 @@ def test_a_snapshot_is_an_ordinary_adapter(store, bases):
     bank = Bank(base.model, [SPEC])
     try:
         bank.load(0, snapshot.load()[1])
-        with torch.no_grad(), bank.active([0], rows=2):
+        with torch.no_grad(), bank.active([Block(0, 2)]):
             mine = base.model(input_ids=ids).logits
     finally:
         bank.detach()

@@ -9,6 +9,7 @@ import torch
 
 from loramem.core.errors import InputError, RunFailed
 from loramem.modules.bank import Bank
+from loramem.modules.runs import Block
 from loramem.modules.store import Store
 from loramem.studies.execute import Outcome
 from loramem.studies.plan import make_plan
@@ -47,7 +48,7 @@ def loss_by_hand(base, store: Store, module) -> float:
         for example in module.learnt.examples:
             ids, start = torch.tensor([example.ids]), example.answer_start
             stop = len(example.ids) - len(base.prompts.end)
-            with torch.no_grad(), bank.active([0], rows=1):
+            with torch.no_grad(), bank.active([Block(0, 1)]):
                 logits = base.model(input_ids=ids).logits[0]
             nats = torch.nn.functional.cross_entropy(logits[start - 1 : stop - 1], ids[0, start:stop])
             losses.append(nats.item())

@@ -17,8 +17,11 @@ from loramem.base import Encoded
 from loramem.modules import peft_format
 from loramem.modules.bank import Bank
 from loramem.modules.spec import Budget, LoraSpec, Objective, Optimizer, Plateau
-from loramem.training.course import HALF, Course
-from loramem.training.loop import Trained, TrainJob, _Data, memorised, train_pack
+from loramem.training import Trained, TrainJob, train_modules
+from loramem.training.course import Course
+from loramem.training.feed import Feed
+from loramem.training.objectives import HALF
+from loramem.training.passes import memorised
 from loramem.training.schedule import factor
 
 SEEN, CALM = torch.zeros(1, dtype=torch.long), torch.zeros(1)
@@ -197,7 +200,7 @@ def train(base, jobs) -> dict[str, Trained]:
     def fail(key: str, error: Exception) -> None:
         raise error
 
-    train_pack(base, jobs, on_finish=lambda done: found.update({done.key: done}), on_fail=fail)
+    train_modules(base, jobs, on_finish=lambda done: found.update({done.key: done}), on_fail=fail)
     return found
 
 
@@ -312,7 +315,7 @@ def test_the_checking_pass_sees_every_token_of_every_example(sharp):
 
         def told(slot: int, *data: Encoded) -> bool:
             asked = dataclasses.replace(one, examples=data)
-            return memorised(sharp, bank, slot, _Data(asked, sharp.prompts.pad_id, sharp.device))
+            return memorised(sharp, bank, slot, Feed(asked, sharp.prompts.pad_id, sharp.device))
 
         many = one.examples * 12  # more than one batch of the pass
         assert told(1, *one.examples) and told(1, *many) and told(1, last)

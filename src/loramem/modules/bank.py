@@ -74,9 +74,13 @@ class Bank:
         self._numbers = itertools.count()
         self._names: dict[tuple, tuple[str, ...]] = {}
         self._singular: dict[tuple[str, int, float], tuple[Tensor, Tensor]] = {}
-        self.reserve(specs, frozen=frozen)
-        for number, spec in enumerate(specs):
-            self.add(spec, None if seeds is None else seeds[number], frozen=frozen)
+        try:
+            self.reserve(specs, frozen=frozen)
+            for number, spec in enumerate(specs):
+                self.add(spec, None if seeds is None else seeds[number], frozen=frozen)
+        except BaseException:
+            self.detach()
+            raise
 
     # -- slots -----------------------------------------------------------------------------------
     def _bucket(self, spec: LoraSpec, frozen: bool, compute: torch.dtype | None, group: Hashable) -> Bucket:
@@ -144,7 +148,11 @@ class Bank:
         bucket.append(slot, spec.scale)
         self.specs[slot], self.bucket_of[slot] = spec, bucket
         if seed is not None:
-            self._initialise(slot, seed)
+            try:
+                self._initialise(slot, seed)
+            except BaseException:  # a start that fails leaves nothing behind
+                self.drop([slot])
+                raise
         return slot
 
     def drop(self, slots: Sequence[int]) -> None:

@@ -18,15 +18,16 @@ from loramem.modules.bank import MAGNITUDE, PEFT_PREFIX
 from loramem.modules.spec import LoraSpec
 from loramem.modules.targets import layer_of, linears, resolve_layers, resolve_targets
 
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""PEFT's starts that leave the base's weights as they are."""
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def save(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor], *, model: Any, base_name: str) -> None:
-    """Write adapter_config.json and adapter_model.safetensors.
+def adapter_config(spec: LoraSpec, *, model: Any, base_name: str) -> dict[str, Any]:
+    """The content of adapter_config.json.
 
-    A PiSSA module is written as the plain LoRA adapter it comes to (`LoraSpec.stored`), rsLoRA with its scale in
-    `lora_alpha`. `loramem_spec` in the config keeps the spec as it was written (`all-linear`, `first-half`); PEFT ignores
-    what it does not know only in its own keys, so it goes into the weights' metadata instead.
+    A PiSSA module is described as the plain LoRA adapter it comes to (`LoraSpec.stored`), rsLoRA with its scale in
+    `lora_alpha`, so that every reader of the format computes the same.
     """
     spec = spec.stored
     names = resolve_targets(model, spec)
@@ -57,12 +58,26 @@ def save(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor], *, model: 
     } != set(names):
         config["target_modules"] = names
         del config["layers_to_transform"]
+    return config
+
+
+def write(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write adapter_config.json and adapter_model.safetensors.
+
+    PEFT ignores what it does not know only in its own keys, so the spec as it was written (`all-linear`, `first-half`)
+    goes into the weights' metadata, as `loramem_spec`.
+    """
     write_json(folder / CONFIG, config)
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
         folder / WEIGHTS,
-        metadata={"format": "pt", "loramem_spec": spec.model_dump_json()},
+        metadata={"format": "pt", "loramem_spec": spec.stored.model_dump_json()},
     )
+
+
+def save(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor], *, model: Any, base_name: str) -> None:
+    """`write` with the `adapter_config` of a model."""
+    write(folder, spec, tensors, adapter_config(spec, model=model, base_name=base_name))
 
 
 def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
@@ -91,6 +106,11 @@ def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
             raise InputError(
                 f"{folder / CONFIG}: {key} = {config[key]!r} is not supported; LoRA, rsLoRA and DoRA of one rank are"
             )
+    start = config.get("init_lora_weights", True)
+    if start not in PLAIN_STARTS:
+        raise InputError(
+            f"{folder / CONFIG}: init_lora_weights = {start!r} is not supported: such a start changes the base's own weights, and on the plain base the adapter says something else; convert it to plain LoRA (PEFT: path_initial_model_for_weight_conversion)"
+        )
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -107,7 +127,13 @@ def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
                 f"{folder / WEIGHTS}: {name} of shape {tuple(tensor.shape)} does not fit rank {rank}"
             )
     if "loramem_spec" in metadata:
-        return LoraSpec.model_validate_json(metadata["loramem_spec"]), tensors
+        spec = LoraSpec.model_validate_json(metadata["loramem_spec"])
+        said = (rank, config.get("lora_alpha"), bool(config.get("use_rslora")), dora)
+        if said != (spec.rank, spec.scale * spec.rank, False, spec.variant == "dora"):
+            raise InputError(
+                f"{folder}: {CONFIG} and the spec in {WEIGHTS} contradict each other; one was changed"
+            )
+        return spec, tensors
     targets = config.get("target_modules")
     layers = config.get("layers_to_transform")
     described = {

@@ -83,25 +83,28 @@ class Store:
         spec: LoraSpec,
         tensors: dict[str, Tensor],
         *,
-        model: Any,
-        base_name: str,
+        config: Mapping[str, Any],
         log: Sequence[dict],
         ledger: dict,
         extra: dict | None = None,
         snapshots: Mapping[int, dict[str, Tensor]] | None = None,
     ) -> None:
-        """Save a finished module and its snapshots; `recipe.json` is written last, its presence means complete."""
+        """Save a finished module and its snapshots; `recipe.json` is written last, its presence means complete.
+
+        Args:
+            config: `peft_format.adapter_config` of the spec on its base.
+        """
         body = {"id": identity, "recipe": recipe, **(extra or {})}
         with new_folder(
             self.module_folder(identity), marker=MODULE_MARKER, marker_value=lambda: body
         ) as folder:
-            peft_format.save(folder, spec, tensors, model=model, base_name=base_name)
+            peft_format.write(folder, spec, tensors, config)
             write_jsonl(folder / "training.jsonl", log)
             write_json(folder / "ledger.json", ledger)
             for step, weights in (snapshots or {}).items():
                 own = folder / "snapshots" / str(step)
                 own.mkdir(parents=True)
-                peft_format.save(own, spec, weights, model=model, base_name=base_name)
+                peft_format.write(own, spec, weights, config)
 
     def module(self, identity: str) -> StoredModule:
         """A finished module by id or unique prefix; `ID@STEP` is its snapshot at that step.

@@ -90,16 +90,23 @@ def resolve_targets(model: Any, spec: LoraSpec) -> list[str]:
     if spec.targets in ("attention", "mlp"):
         return [name for name in within if group_of(name) == spec.targets]
     wanted: Sequence[str] = (spec.targets,) if isinstance(spec.targets, str) else spec.targets
-    suffixes = {name.rsplit(".", 1)[-1] for name in names}
     for target in wanted:
-        if target not in suffixes:
+        if not any(_matches(name, target) for name in names):
+            last = {name.rsplit(".", 1)[-1] for name in names}
             raise InputError(
-                f"unknown target {target!r}; {nearest(target, [*suffixes, 'all-linear', 'attention', 'mlp'])}"
+                f"unknown target {target!r}; {nearest(target, [*last, 'all-linear', 'attention', 'mlp'])}"
             )
-    return [name for name in within if name.rsplit(".", 1)[-1] in wanted]
+    return [name for name in within if any(_matches(name, target) for target in wanted)]
+
+
+def _matches(name: str, target: str) -> bool:
+    """PEFT's rule: a full name, or the end of one from a dot on."""
+    return name == target or name.endswith(f".{target}")
 
 
 def parameter_count(model: Any, spec: LoraSpec) -> int:
-    """Trainable parameters of a module: rank * (in + out), summed over its targets."""
+    """Trainable parameters of a module: rank * (in + out), summed over its targets, and DoRA's magnitude per output."""
     modules = linears(model)
-    return sum(spec.rank * sum(features(modules[name])) for name in resolve_targets(model, spec))
+    sizes = [features(modules[name]) for name in resolve_targets(model, spec)]
+    magnitudes = sum(outer for _, outer in sizes) if spec.variant == "dora" else 0
+    return spec.rank * sum(inner + outer for inner, outer in sizes) + magnitudes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from loramem.answering.readings import STEMS, ReadingTask, read
 from loramem.base.model import Base
@@ -12,6 +13,7 @@ from loramem.core.background import Background
 from loramem.core.errors import LoramemError
 from loramem.core.ledger import Ledger
 from loramem.modules.controls import random_like
+from loramem.modules.peft_format import adapter_config
 from loramem.modules.spec import LoraSpec
 from loramem.modules.store import Store
 from loramem.studies.plan import Cell, ModulePlan, Plan
@@ -86,9 +88,10 @@ def train_missing(
                     early_rows=(module.job.steps - done.steps) * module.job.optimizer.batch
                 )
 
-            saver.run(
-                lambda: save_trained(store, done, module.recipe, module.config.spec, base, extra=extra), saved
-            )
+            spec = module.config.spec
+            # described here: the saver's thread must not walk a model whose layers come and go
+            config = adapter_config(spec, model=base.model, base_name=base.name)
+            saver.run(lambda: save_trained(store, done, module.recipe, spec, config, extra=extra), saved)
 
         def step(rows_done: int, tokens: int) -> None:
             progress.advance(rows_done, tokens)
@@ -102,7 +105,13 @@ def train_missing(
 
 
 def save_trained(
-    store: Store, done: Trained, recipe: dict, spec: LoraSpec, base: Base, *, extra: dict | None = None
+    store: Store,
+    done: Trained,
+    recipe: dict,
+    spec: LoraSpec,
+    config: Mapping[str, Any],
+    *,
+    extra: dict | None = None,
 ) -> None:
     """Keep a trained module: weights, log, costs, and how its training ended."""
     ledger = {
@@ -114,7 +123,7 @@ def save_trained(
     }
     facts = {"final_loss": done.final_loss, "steps_taken": done.steps, "ended": done.ended, **(extra or {})}
     store.put_module(
-        done.key, recipe, spec, done.tensors, model=base.model, base_name=base.name, log=done.log, ledger=ledger,
+        done.key, recipe, spec, done.tensors, config=config, log=done.log, ledger=ledger,
         extra=facts, snapshots=done.snapshots,
     )  # fmt: skip
 
@@ -137,7 +146,7 @@ def make_controls(plan: Plan, base: Base, store: Store, outcome: Outcome, progre
             progress.note(f"random module {control.id[:12]} failed: {explain(error)}")
             continue
         store.put_module(
-            control.id, control.recipe, spec, drawn, model=base.model, base_name=base.name, log=[],
+            control.id, control.recipe, spec, drawn, config=adapter_config(spec, model=base.model, base_name=base.name), log=[],
             ledger={"tokens": 0, "supervised_tokens": 0, "seconds": 0.0, "truncated_tokens": 0},
             extra={"parameters": control.parent.parameters},
         )  # fmt: skip

@@ -257,12 +257,24 @@ class _Trainer:
             one.tokens, one.supervised = one.tokens + real, one.supervised + int(one.counts.sum())
             rows, tokens = rows + len(one.chosen), tokens + real
             one.course.observe(one.step, losses[slot], one.chosen, worst[slot])
-            if one.course.may_be_memorised(one.step) and memorised(self.base, self.bank, slot, one.feed):
+            if one.course.may_be_memorised(one.step) and self._memorised(one):
                 one.course.ended = "memorised"
             one.log.add(one.step, one.course.ended is not None, losses[slot], norms[slot], lr[slot])
             if one.step in one.wanted:
                 one.kept[one.step] = self.bank.tensors(slot)
         self.on_step(rows, tokens)
+
+    def _memorised(self, learner: Learner) -> bool:
+        """Whether a module has nothing left to learn; where memory does not hold the check, it trains on."""
+        rows = 64
+        while rows:
+            try:
+                return memorised(self.base, self.bank, learner.slot, learner.feed, rows=rows)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            rows //= 2
+        return False
 
     def _draw(self, learner: Learner, chosen: Tensor) -> None:
         """Set a learner's examples, and what the teacher makes of them."""

@@ -137,9 +137,8 @@ def _group_losses(
 
 
 @torch.inference_mode()
-def memorised(base: Base, bank: Bank, slot: int, feed: Feed) -> bool:
+def memorised(base: Base, bank: Bank, slot: int, feed: Feed, *, rows: int = 64) -> bool:
     """Whether every learnt token of every example of `slot` has p > 0.5 at the weights as they are."""
-    rows = max(feed.batch, 64)
     for start in range(0, feed.count, rows):
         ids_BT, learn_BT = feed.ids_ET[start : start + rows], feed.learn_ET[start : start + rows]
         with bank.active([Block(slot, len(ids_BT))]):

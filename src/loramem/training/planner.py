@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from loramem.base.model import Base
+from loramem.core.errors import InputError
 from loramem.modules.bank import Bank
 from loramem.training.job import TrainJob
-from loramem.training.memory import Need, SavedBytes, need_of, state_bytes
+from loramem.training.memory import Need, SavedBytes, need_of, out_of_memory, state_bytes
 from loramem.training.packing import kind
 from loramem.training.passes import Learner, Part, part_losses
 
@@ -43,7 +44,10 @@ class Planner:
     def state(self, job: TrainJob) -> int:
         key = (job.spec.rank, job.spec.variant, kind(job))
         if key not in self._states:
-            self._states[key] = state_bytes(self.base, job.spec)
+            try:
+                self._states[key] = state_bytes(self.base, job.spec)
+            except InputError:  # it fits no layer: it takes nothing, and is refused where it is added
+                self._states[key] = 0
         return self._states[key]
 
     def observe(self, learner: Learner, bank: Bank) -> None:
@@ -56,7 +60,7 @@ class Planner:
         weights += [tensor for bucket in bank.buckets for tensor in (bucket.flat_CP, bucket.scale_C)]
         longest = int(learner.feed.supervised.argmax())
         before = learner.chosen, learner.told
-        seen = []
+        seen: dict[int, int] = {}
         for rows in PROBE_ROWS:
             learner.chosen = torch.full((rows,), longest)
             if learner.states is not None:
@@ -66,13 +70,20 @@ class Planner:
                 depth = self.base.model.config.get_text_config().num_hidden_layers
                 shape = (int(learner.counts.sum()), hidden.shape[1])
                 learner.told = [torch.ones(shape, dtype=hidden.dtype, device=hidden.device)] * depth
-            with SavedBytes(weights) as saved:
-                part_losses(self.base, bank, [Part(learner, 0, rows)])
-            seen.append(saved.total)
-        for bucket in bank.learning:
-            bucket.grad_NP.zero_()
+            try:
+                with SavedBytes(weights) as saved:
+                    part_losses(self.base, bank, [Part(learner, 0, rows)])
+                seen[rows] = saved.total
+            except Exception as error:
+                if rows == 1 or not out_of_memory(error):
+                    raise
+                self.most_rows = 1  # one row was held; the steps will tell what more is
+            finally:
+                for bucket in bank.learning:
+                    bucket.grad_NP.zero_()
         learner.chosen, learner.told = before
-        saved_row = (seen[1] - seen[0]) / (PROBE_ROWS[1] - PROBE_ROWS[0])
+        fewest, most = min(seen), max(seen)
+        saved_row = (seen[most] - seen[fewest]) / (most - fewest) if most > fewest else seen[fewest]
         self._needs[key] = {
             again: need_of(
                 self.base, saved_row=saved_row, length=job.length, answers=float(learner.feed.supervised[longest]),
