@@ -3,7 +3,7 @@
 Regime: one PhoneBook document, each fact's teacher reads the piece that holds it; the same modules, examples, steps and
 seeds both ways, equal weights at the end within rounding. The one pass of the kept teacher is part of its time. Prints
 a card and ends in one JSON line.
-Usage: python benchmarks/distil.py [--tokens 2000] [--context 512] [--exposures 20] [--base B] [--device D] [--write]
+Usage: python benchmarks/distil.py [--tokens 2000] [--context 512] [--exposures 6] [--base B] [--device D] [--write]
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=2000, help="size of the document")
     parser.add_argument("--context", type=int, default=512, help="most tokens of it that the teacher reads")
-    parser.add_argument("--exposures", type=int, default=20)
+    parser.add_argument("--exposures", type=int, default=6)
     parser.add_argument("--modules", type=int, default=4)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)

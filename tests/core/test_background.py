@@ -37,12 +37,18 @@ def test_calls_are_made_in_order_and_each_is_reported(outcomes, most):
 def test_work_is_done_in_one_other_thread_and_told_in_the_callers():
     where: list[int] = []
     told: list[int] = []
+    gate, after = threading.Event(), threading.Event()
     with Background() as work:
+        work.run(gate.wait, lambda _: None)
+        work.run(after.set, lambda _: None)
+        early = after.wait(0.05)
+        gate.set()  # before anything is asserted: leaving the block waits for it
         for _ in range(5):
             work.run(
                 lambda: where.append(threading.get_ident()), lambda _: told.append(threading.get_ident())
             )
         work.run(partial(failing, 1), lambda _: told.append(threading.get_ident()))
+    assert not early, "one call after another"
     assert len(where) == 5 and len(set(where)) == 1 and where[0] != threading.get_ident()
     assert told == [threading.get_ident()] * 6
 
@@ -54,10 +60,11 @@ def test_no_more_calls_wait_than_are_allowed():
         work.run(gate.wait, lambda _: told.append("first"))
         work.run(lambda: None, lambda _: told.append("second"))
         work.collect()
-        assert told == [] and not gate.is_set(), "collecting waits for nothing, and there was room for two"
+        early = gate.is_set(), list(told)
         threading.Timer(0.1, gate.set).start()
         work.run(lambda: None, lambda _: told.append("third"))
         assert gate.is_set() and told[0] == "first", "the third waited for room"
+    assert early == (False, []), "collecting waits for nothing, and there was room for two"
     assert told == ["first", "second", "third"]
 
 

@@ -30,6 +30,12 @@ class _Queue:
                 self.scores.append(
                     (task, number, ScoreRequest(prompt, tuple(base.prompts.target(answer)), slot))
                 )
+        elif probe.kind == "choice":
+            prompt = tuple(base.prompts.chat(probe.prompt))
+            for option in probe.answers:
+                self.scores.append(
+                    (task, number, ScoreRequest(prompt, tuple(base.prompts.answer(option)), slot))
+                )
         elif probe.kind == "continue":
             self.asks.append(
                 (task, number, Request(tuple(base.prompts.cloze(probe.prompt)), slot, MAX_CONTINUATION))
@@ -80,7 +86,7 @@ def answer_in_context(
 ) -> list[dict]:
     """Every probe with all documents before it; what does not fit is cut from their end and counted, alike for all."""
     context = "\n".join(document.text for document in documents)
-    asks = [probe for probe in probes if probe.kind == "generate"]
+    asks = [probe for probe in probes if probe.kind in ("generate", "choice")]
     compares = [
         (probe.prompt, answer) for probe in probes if probe.kind == "compare" for answer in probe.answers
     ]
@@ -88,12 +94,12 @@ def answer_in_context(
     cut: dict[str, int] = {}
     chat: list[int] = []
     if asks:
-        chat, cut["generate"] = base.prompts.fit_context(
-            context, [p.prompt for p in asks], reserve=MAX_NEW_TOKENS
-        )
+        reserve = max(_answer_room(base, probe) for probe in asks)
+        chat, cut["generate"] = base.prompts.fit_context(context, [p.prompt for p in asks], reserve=reserve)
+        cut["choice"] = cut["generate"]
     compared, cut["compare"], _ = base.prompts.fit_statements(context, compares)
     plain, cut["continue"], _ = base.prompts.fit_statements(context, goes_on, reserve=MAX_CONTINUATION)
-    prefix = {"generate": chat, "compare": compared, "continue": plain}
+    prefix = {"generate": chat, "choice": chat, "compare": compared, "continue": plain}
     return _answer_after(base, probes, [(prefix[p.kind], cut[p.kind]) for p in probes], rows)
 
 
@@ -104,8 +110,10 @@ def answer_with_passages(
     passages = search(retrieval, documents, probes, base.prompts.count)
     placed = []
     for probe, found in zip(probes, passages, strict=True):
-        if probe.kind == "generate":
-            placed.append(base.prompts.fit_context(found.text, [probe.prompt], reserve=MAX_NEW_TOKENS))
+        if probe.kind in ("generate", "choice"):
+            placed.append(
+                base.prompts.fit_context(found.text, [probe.prompt], reserve=_answer_room(base, probe))
+            )
         elif probe.kind == "compare":
             placed.append(
                 base.prompts.fit_statements(found.text, [(probe.prompt, a) for a in probe.answers])[:2]
@@ -117,6 +125,13 @@ def answer_with_passages(
     for row, found in zip(rows_found, passages, strict=True):
         row.update(route=[chunk.id for chunk in found.chunks], passage_hit=found.hit)
     return rows_found
+
+
+def _answer_room(base: Base, probe: Probe) -> int:
+    """Tokens that must be left free for the answer of a question."""
+    if probe.kind == "choice":
+        return max(len(base.prompts.answer(option)) for option in probe.answers)
+    return MAX_NEW_TOKENS
 
 
 def _answer_after(
@@ -133,34 +148,36 @@ def _answer_after(
         ]
         said = generate(base, asks, rows=rows)
         found |= {n: row_of(probes[n], out, [], cut=placed[n][1]) for n, out in zip(own, said, strict=True)}
-    own = [number for number, probe in enumerate(probes) if probe.kind == "compare"]
-    asked = [
-        ScoreRequest(
-            tuple(base.prompts.following(probes[number].prompt)), tuple(base.prompts.target(answer)),
-            prefix=tuple(placed[number][0]),
-        )
-        for number in own
-        for answer in probes[number].answers
-    ]  # fmt: skip
-    scores = loglikelihood(base, asked, rows=rows)
-    for place, number in enumerate(own):
-        pair = scores[2 * place : 2 * place + 2]
-        found[number] = row_of(probes[number], None, pair, cut=placed[number][1])
+    own = [number for number, probe in enumerate(probes) if probe.kind in ("compare", "choice")]
+    asked = []
+    for number in own:
+        probe, prefix = probes[number], tuple(placed[number][0])
+        for answer in probe.answers:
+            if probe.kind == "choice":
+                prompt, target = base.prompts.suffix(probe.prompt), base.prompts.answer(answer)
+            else:
+                prompt, target = base.prompts.following(probe.prompt), base.prompts.target(answer)
+            asked.append(ScoreRequest(tuple(prompt), tuple(target), prefix=prefix))
+    scores = iter(loglikelihood(base, asked, rows=rows))
+    for number in own:
+        scored = [next(scores) for _ in probes[number].answers]
+        found[number] = row_of(probes[number], None, scored, cut=placed[number][1])
     return [found[number] for number in range(len(probes))]
 
 
 def row_of(probe: Probe, said: Generation | None, scored: Sequence[Score], *, cut: int = 0) -> dict:
-    """One line of predictions.jsonl. `gold_nats`: log-probability of each token of the answer that was learnt."""
+    """One line of predictions.jsonl. `gold_nats`: log-probability of each token of the answer that was learnt (of a
+    choice: the right option)."""
     row: dict = {"probe": probe.id, "kind": probe.kind, "prompt": probe.prompt}
     if said is not None:
         row.update(
             prediction=said.text, truncated=said.truncated, prompt_tokens=said.prompt_tokens, new_tokens=len(said.ids),
         )  # fmt: skip
-    if probe.kind == "compare":
+    if probe.kind in ("compare", "choice"):
         row.update(
             options=list(probe.answers), sum_nats=[score.sum_nats for score in scored],
             tokens=[score.tokens for score in scored], greedy=[score.greedy for score in scored],
         )  # fmt: skip
     if scored:
-        row["gold_nats"] = list(scored[0].nats)
+        row["gold_nats"] = list(scored[probe.gold if probe.kind == "choice" else 0].nats)
     return {**row, "context_cut": cut, "route": None, "failure": None}

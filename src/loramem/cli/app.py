@@ -77,7 +77,7 @@ def data_list() -> None:
     from loramem.sources.catalogue import KINDS
 
     for kind in KINDS:
-        print(f"{kind:12} {KINDS.get(kind).summary}")
+        print(f"{kind:18} {KINDS.get(kind).summary}")
 
 
 @data_app.command("info")
@@ -97,21 +97,31 @@ def data_prepare(
     to: Annotated[
         Path, typer.Option("--to", help="folder for documents.jsonl, supervision.jsonl and probes.jsonl")
     ],
-    sizes: Annotated[str, typer.Option(help="sizes in tokens, e.g. 1000,4000")] = "1000",
-    path: Annotated[str | None, typer.Option("--from", help="file or folder of published data")] = None,
-    slices: Annotated[str, typer.Option(help="recut or published")] = "recut",
+    sizes: Annotated[
+        str | None, typer.Option(help="sizes in tokens, e.g. 1000,4000 [default: 1000, where size applies]")
+    ] = None,
+    path: Annotated[str | None, typer.Option("--from", help="file, folder or URL of published data")] = None,
+    slices: Annotated[str | None, typer.Option(help="recut or published")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="further settings: NAME=VALUE (see data info NAME)")
+    ] = None,
     base: BaseOption = "embedded",
 ) -> None:
-    """Build a source at the given sizes and write it as JSON lines."""
+    """Build a source and write it as JSON lines."""
     from loramem.base import load_base
     from loramem.sources.catalogue import KINDS
     from loramem.sources.export import write_source
+    from loramem.studies.grid import parse_assignment, set_path
 
-    settings: dict = {"name": name, "sizes": _numbers("--sizes", sizes)}
-    if "path" in KINDS.get(name).config.model_fields:
-        settings |= {"path": path, "slices": slices}
-    elif path is not None:
+    known = KINDS.get(name).config.model_fields
+    settings: dict = {"name": name}
+    if sizes is not None or "sizes" in known:
+        settings["sizes"] = _numbers("--sizes", sizes or "1000")
+    if path is not None and "path" not in known:
         raise InputError(f"source {name!r} is generated; it takes no --from")
+    settings |= {key: value for key, value in (("path", path), ("slices", slices)) if value is not None}
+    for assignment in assignments or ():
+        set_path(settings, *parse_assignment(assignment))
     from loramem.sources.catalogue import load_source
 
     for source in load_source(settings, load_base(base).prompts.count):

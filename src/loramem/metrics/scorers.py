@@ -53,6 +53,8 @@ class Metric:
             return False
         if self.name == "bits_stored":
             return probe.bits is not None
+        if self.name == "accuracy_hard":
+            return probe.hard
         return bool(probe.answers) if self.name == "consistency" else True
 
     def measured(self, row: dict) -> bool:
@@ -84,6 +86,13 @@ def _magnitude(probe: Probe, row: dict) -> float:
     return math.exp(nats[probe.gold]) - math.exp(nats[1 - probe.gold])
 
 
+def _accuracy(probe: Probe, row: dict) -> float:
+    """1 if the right option is likeliest by mean log-likelihood per token; shared with those it ties with."""
+    nats = [total / count for total, count in zip(row["sum_nats"], row["tokens"], strict=True)]
+    best = [index for index, value in enumerate(nats) if value == max(nats)]
+    return (probe.gold in best) / len(best)
+
+
 def _generation_match(probe: Probe, row: dict) -> float:
     return float(row["greedy"][0])
 
@@ -102,6 +111,8 @@ METRICS: Registry[Metric] = Registry("metric")
 for _metric in (
     Metric("exact_match", ("generate",), ("trained", "heldout", "reverse"), _exact_match, "the answer is the gold answer (digits of a phone number)"),
     Metric("token_f1", ("generate",), ("trained", "heldout", "reverse"), _token_f1, "token overlap with the gold answer"),
+    Metric("accuracy", ("choice",), ("trained", "heldout"), _accuracy, "the right option is the likeliest"),
+    Metric("accuracy_hard", ("choice",), ("trained", "heldout"), _accuracy, "the same, over the hard questions only"),
     Metric("efficacy", ("compare",), ("trained",), _wins, "the new target is likelier than the true one"),
     Metric("efficacy_magnitude", ("compare",), ("trained",), _magnitude, "by how much probability per token", unit="points"),
     Metric("paraphrase", ("compare",), ("paraphrase",), _wins, "the same, in other words"),

@@ -101,6 +101,7 @@ def load(folder: Path) -> tuple[LoraSpec, dict[str, Tensor]]:
         ("rank_pattern", {}),
         ("alpha_pattern", {}),
         ("modules_to_save", None),
+        ("alora_invocation_tokens", None),
     ):
         if config.get(key, plain) not in (plain, None):
             raise InputError(

@@ -13,8 +13,8 @@ from typing import Any
 from loramem.core.config import Config, parse
 from loramem.core.errors import Faults, InputError, nearest
 from loramem.core.registry import Registry
-from loramem.sources import counterfact, phonebook
-from loramem.sources.almanac import articles
+from loramem.sources import babilong, counterfact, folder, narrativeqa, paperqa, phonebook, quality, squad
+from loramem.sources.almanac import articles, chronicles, introductions, stories
 from loramem.sources.types import Document, Probe, Record, Source
 
 
@@ -51,6 +51,42 @@ KINDS.add(
 KINDS.add(
     "almanac", SourceKind(articles.AlmanacConfig, articles.build, "generated articles with recall questions")
 )
+KINDS.add(
+    "almanac-papers",
+    SourceKind(
+        introductions.IntroductionsConfig,
+        introductions.build,
+        "short generated reports, questions at three levels (twin of PaperQA)",
+        introductions.dev,
+    ),
+)
+KINDS.add(
+    "almanac-chronicles",
+    SourceKind(
+        chronicles.ChroniclesConfig,
+        chronicles.build,
+        "long generated documents, one- to three-hop questions (twin of NarrativeQA)",
+        chronicles.dev,
+    ),
+)
+KINDS.add(
+    "almanac-stories",
+    SourceKind(
+        stories.StoriesConfig,
+        stories.build,
+        "generated stories with four-option questions (twin of QuALITY)",
+        stories.dev,
+    ),
+)
+for _module, _config, _summary in (
+    (paperqa, paperqa.PaperQAConfig, "introductions of papers, questions at three levels"),
+    (narrativeqa, narrativeqa.NarrativeQAConfig, "books and film scripts, two reference answers a question"),
+    (quality, quality.QualityConfig, "articles with four-option questions, hard subset"),
+    (squad, squad.SquadConfig, "passages with questions whose answers stand in them"),
+    (babilong, babilong.BabilongConfig, "facts scattered in long texts"),
+    (folder, folder.FolderConfig, "your own Markdown, text, HTML and PDF files; no questions"),
+):
+    KINDS.add(_module.__name__.rpartition(".")[2], SourceKind(_config, _module.build, _summary))
 
 
 def source_config(value: Mapping[str, Any], where: str = "source") -> Config:

@@ -10,8 +10,8 @@ from loramem.sources.types import Source
 
 
 def write_source(source: Source, to: Path) -> Path:
-    """Write documents.jsonl, supervision.jsonl (recipe raw), probes.jsonl and source.json under `to`/NAME-SIZE."""
-    folder = to / f"{source.name}-{source.size_tokens}"
+    """Write documents.jsonl, supervision.jsonl (recipe raw), probes.jsonl and source.json under `to`/NAME-SIZE (`to`/NAME where size does not apply)."""
+    folder = to / "-".join(map(str, filter(None, (source.name, source.size_tokens))))
     write_jsonl(
         folder / "documents.jsonl", ({"id": d.id, "title": d.title, "text": d.text} for d in source.documents)
     )

@@ -31,7 +31,7 @@ from loramem.training.memory import memory_budget, out_of_memory
 from loramem.training.optimizer import BankedAdamW
 from loramem.training.packing import DEFAULT_ROWS, Queue
 from loramem.training.passes import Learner, Part, memorised, part_losses
-from loramem.training.planner import Planner
+from loramem.training.planner import ONE_ROW, Planner
 from loramem.training.teacher import Teacher, online
 
 # Leaves and gradients are views of one flat buffer on purpose; torch only remarks on their strides.
@@ -304,11 +304,10 @@ class _Trainer:
                     row += part.stop - part.start
             return losses, {slot: torch.cat(found) for slot, found in worst.items()}
         except Exception as error:  # what to do depends on what it was
-            failed = error if out_of_memory(error) else None
-            reason: Exception = error
+            reason: Exception = error.with_traceback(None)  # its frames hold the tensors that did not fit
         for bucket in self.bank.learning:
             bucket.grad_NP.zero_()
-        if failed is not None:
+        if out_of_memory(reason):
             tried = sum(part.stop - part.start for part in inside)
             if self.planner.halve(tried):
                 self.on_note(
@@ -317,9 +316,7 @@ class _Trainer:
                 if self.base.device.type == "cuda":
                     torch.cuda.empty_cache()
                 return None
-            reason = RunFailed(
-                "out of memory with a single row; use a base in lower precision or a smaller rank"
-            )
+            reason = RunFailed(ONE_ROW)
         slots = list(dict.fromkeys(part.learner.slot for part in inside)) or list(self.learners)
         for slot in slots:
             self.on_fail(self.learners[slot].job.key, reason)

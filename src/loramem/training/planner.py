@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from loramem.base.model import Base
-from loramem.core.errors import InputError
+from loramem.core.errors import InputError, RunFailed
 from loramem.modules.bank import Bank
 from loramem.training.job import TrainJob
 from loramem.training.memory import Need, SavedBytes, need_of, out_of_memory, state_bytes
@@ -16,6 +16,7 @@ from loramem.training.packing import kind
 from loramem.training.passes import Learner, Part, part_losses
 
 PROBE_ROWS = (1, 3)
+ONE_ROW = "out of memory with a single row; use a base in lower precision or a smaller rank"
 
 
 def probe_key(job: TrainJob) -> tuple:
@@ -39,6 +40,7 @@ class Planner:
         self.most_rows: int | None = None
         self._needs: dict[tuple, dict[bool, Need]] = {}
         self._states: dict[tuple, int] = {}
+        self._limits: dict[tuple, int] = {}
         self._planned: tuple[tuple, list[tuple[list[Part], bool]]] = ((), [])
 
     def state(self, job: TrainJob) -> int:
@@ -75,9 +77,11 @@ class Planner:
                     part_losses(self.base, bank, [Part(learner, 0, rows)])
                 seen[rows] = saved.total
             except Exception as error:
-                if rows == 1 or not out_of_memory(error):
+                if not out_of_memory(error):
                     raise
-                self.most_rows = 1  # one row was held; the steps will tell what more is
+                if rows == 1:
+                    raise RunFailed(ONE_ROW) from None
+                self._limits[key] = 1  # of this kind one row was held, and three were not
             finally:
                 for bucket in bank.learning:
                     bucket.grad_NP.zero_()
@@ -132,7 +136,8 @@ class Planner:
             if again is None:
                 again = any(need[False].rows_within(room) < batch for need in needs)
             most = min((need[again].rows_within(room) for need in needs), default=batch)
-            most = max(1, most if self.most_rows is None else min(most, self.most_rows))
+            limits = [self._limits[key] for one in members if (key := probe_key(one.job)) in self._limits]
+            most = max(1, min([most, *limits, *([] if self.most_rows is None else [self.most_rows])]))
             for parts in _cut(members, most):
                 yield parts, again
 
