@@ -17,7 +17,7 @@ from functools import partial
 import peft
 import torch
 from bases import bench_base
-from meter import finish, matmul_rate, measured_peak, timed
+from meter import common, finish, matmul_rate, measured_peak, timed
 
 from loramem.base import Base
 from loramem.base.forward import hidden_states, logits_of
@@ -99,12 +99,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--base", default="embedded")
-    parser.add_argument("--device", default=None)
-    parser.add_argument("--dtype", default=None)
-    parser.add_argument("--write", action="store_true", help="keep the JSON under benchmarks/results")
-    options = parser.parse_args()
+    options = common(parser)
     base = bench_base(options.base, options.device, options.dtype)
     source = load_source({"name": "phonebook", "sizes": [1000]}, base.prompts.count)[0]
     examples = synthesize(source.documents).encode(base.prompts)

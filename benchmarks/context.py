@@ -12,7 +12,7 @@ import argparse
 import statistics
 
 from bases import bench_base
-from meter import finish, timed
+from meter import common, finish, timed
 
 from loramem.inference import PrefixCache, Request, generate
 from loramem.modules.bank import Bank
@@ -28,12 +28,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--single", type=int, default=10, help="questions asked one at a time")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--base", default="embedded")
-    parser.add_argument("--device", default=None)
-    parser.add_argument("--dtype", default=None)
-    parser.add_argument("--write", action="store_true", help="keep the JSON under benchmarks/results")
-    options = parser.parse_args()
+    options = common(parser)
     base = bench_base(options.base, options.device, options.dtype)
     base.prompts.__dict__["stop_ids"] = frozenset()  # every answer takes its full length
     size = max(2 * options.tokens, 30 * options.questions)

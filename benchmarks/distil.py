@@ -13,7 +13,7 @@ import statistics
 
 import torch
 from bases import bench_base
-from meter import finish, timed
+from meter import common, finish, timed
 
 from loramem.base import Base
 from loramem.modules.spec import LoraSpec, Objective, Optimizer
@@ -50,12 +50,7 @@ def main() -> None:
     parser.add_argument("--modules", type=int, default=4)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--base", default="embedded")
-    parser.add_argument("--device", default=None)
-    parser.add_argument("--dtype", default=None)
-    parser.add_argument("--write", action="store_true", help="keep the JSON under benchmarks/results")
-    options = parser.parse_args()
+    options = common(parser)
     base = bench_base(options.base, options.device, options.dtype)
     source = load_source({"name": "phonebook", "sizes": [options.tokens]}, base.prompts.count)[0]
     supervision = synthesize(source.documents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -19,6 +20,18 @@ from loramem.base.model import Base
 from loramem.studies.run import code_state
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def common(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line with the options that every bench has."""
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--base", default="embedded", help="embedded, a folder, a hub id, or a name in bases.SHAPES"
+    )
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--dtype", default=None)
+    parser.add_argument("--write", action="store_true", help="keep the JSON under benchmarks/results")
+    return parser.parse_args()
 
 
 def synchronise(device: torch.device) -> None:

@@ -11,7 +11,7 @@ import argparse
 import statistics
 
 from bases import bench_base
-from meter import finish, measured_peak, timed
+from meter import common, finish, measured_peak, timed
 
 from loramem.inference import Request, generate
 from loramem.modules.bank import Bank
@@ -27,12 +27,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--base", default="embedded")
-    parser.add_argument("--device", default=None)
-    parser.add_argument("--dtype", default=None)
-    parser.add_argument("--write", action="store_true", help="keep the JSON under benchmarks/results")
-    options = parser.parse_args()
+    options = common(parser)
     base = bench_base(options.base, options.device, options.dtype)
     # every answer takes its full length, so all ways do equal work
     base.prompts.__dict__["stop_ids"] = frozenset()

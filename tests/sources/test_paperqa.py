@@ -11,11 +11,11 @@ import pytest
 
 from loramem.core.config import parse
 from loramem.core.errors import Faults, InputError
+from loramem.sources.latex import latex_introduction
 from loramem.sources.paperqa import (
     PaperQAConfig,
     build,
     introduction_of_text,
-    latex_introduction,
     own_papers,
     published_pairs,
 )
