@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -28,6 +30,15 @@ def bases(checkpoints) -> dict[str, Base]:
         family: load_base(str(folder), device="cpu", dtype="float32", offline=True)
         for family, folder in checkpoints.items()
     }
+
+
+@pytest.fixture(scope="session")
+def sharp(bases) -> Base:
+    """The tiny base with a wider output head: the head learns nothing, and a narrow one cannot say p > 0.5."""
+    model = copy.deepcopy(bases["llama"].model)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(4)
+    return dataclasses.replace(bases["llama"], model=model)
 
 
 @pytest.fixture(params=FAMILIES)

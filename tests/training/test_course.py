@@ -220,15 +220,6 @@ def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     )
 
 
-@pytest.fixture(scope="module")
-def sharp(bases):
-    """The tiny base with a wider output head: the head learns nothing, and a narrow one cannot say p > 0.5."""
-    model = copy.deepcopy(bases["llama"].model)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(4)
-    return dataclasses.replace(bases["llama"], model=model)
-
-
 @pytest.fixture
 def double(sharp):
     """In double precision: what is left of a difference there is not rounding."""

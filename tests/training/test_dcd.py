@@ -681,15 +681,6 @@ def test_a_teacher_that_fails_ends_its_own_module_only(bases, monkeypatch):
 
 # -- skip_known --------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def sharp(bases):
-    """The tiny base with a wider output head: a narrow one that does not learn cannot say p > 0.5."""
-    model = copy.deepcopy(bases["llama"].model)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(4)
-    return dataclasses.replace(bases["llama"], model=model)
-
-
-@pytest.fixture(scope="module")
 def half_learnt(sharp) -> dict[str, Tensor]:
     """A module that is sure of some tokens and not of others."""
     return train(sharp, job(sharp, Objective(), facts(sharp), lr=0.02, steps=25, batch=6))["x"].tensors

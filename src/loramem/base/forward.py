@@ -18,6 +18,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from loramem.core.errors import InputError
 
+FEWEST_ROWS = 8
+"""Rows of a head's product: below four, CPU libraries take another kernel that rounds otherwise, and a module would
+depend on how many tokens its neighbours learn."""
 CHUNK_BYTES = 128 * 2**20
 """Logits that exist at once, in bytes of fp32."""
 
@@ -130,9 +133,12 @@ def logits_of(model: Any, hidden_NH: Tensor) -> Tensor:
     They go through the model's own forward, in place of what its layers would have given, so that what a family does
     to its logits afterwards (scaling, soft-capping) stays its own.
     """
+    count = len(hidden_NH)
+    if count < FEWEST_ROWS:
+        hidden_NH = torch.cat([hidden_NH, hidden_NH[-1:].expand(FEWEST_ROWS - count, -1)])
     nothing_1N = torch.zeros(1, len(hidden_NH), dtype=torch.long, device=hidden_NH.device)
     with _in_place_of(_backbone(model), hidden_NH):
-        logits_NV = model(input_ids=nothing_1N, use_cache=False).logits[0]
+        logits_NV = model(input_ids=nothing_1N, use_cache=False).logits[0, :count]
     return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
 
 

@@ -274,6 +274,9 @@ class _Trainer:
                 if not out_of_memory(error):
                     raise
             rows //= 2
+        self.on_note(
+            f"module {learner.job.key[:12]}: no memory to check whether it has memorised all; it trains on"
+        )
         return False
 
     def _draw(self, learner: Learner, chosen: Tensor) -> None:
