@@ -193,12 +193,14 @@ def train(
     lr: float = 3e-3,
     save_every: int = 100,
     stages: tuple[Stage, ...] | None = None,
+    start: LlamaForCausalLM | None = None,
 ) -> State:
-    """Train in `folder` until the curriculum ends, from its checkpoint if it has one."""
+    """Train in `folder` until the curriculum ends, from its checkpoint if it has one, else from `start` or from noise."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(seed)
     tokenizer.save(str(folder / "tokenizer.json"))
-    model = new_model(tokenizer, seed)
+    model = start or new_model(tokenizer, seed)
+    write_json(folder / "config.json", model.config.to_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     state = _resume(folder, model, optimizer)
     stages = stages or curriculum(final_steps)
