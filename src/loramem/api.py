@@ -16,7 +16,7 @@ from loramem.report.tables import write_tables
 from loramem.sources.catalogue import load_source
 from loramem.studies.execute import save_trained
 from loramem.studies.progress import Progress
-from loramem.studies.run import RunResult, execute
+from loramem.studies.run import Bases, RunResult, execute
 from loramem.studies.spec import Study
 from loramem.studies.spec import load as load_study
 from loramem.synthesis import synthesize
@@ -29,7 +29,7 @@ __all__ = ["Store", "load_base", "load_source", "load_study", "run_study", "synt
 
 def run_study(
     study: Study,
-    base: Base,
+    base: Base | Bases,
     store: Store,
     out: Path,
     *,
@@ -40,6 +40,7 @@ def run_study(
     """Run a study and write its report: what `loramem study run` does.
 
     Args:
+        base: The base; for a study of several bases, what loads one by its name.
         rows: Rows of a training step, over all modules of a pack.
 
     Raises:

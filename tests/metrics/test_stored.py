@@ -178,14 +178,12 @@ def test_scorers_of_free_text():
 
 
 # -- what applies to what ----------------------------------------------------------------------------
+WORDS = {"exact_match", "token_f1", "rouge_1", "rouge_2", "rouge_l", "bleu", "judge"}
 ASKED = {
-    "a fact": (
-        probe(bits=3.0),
-        {"exact_match", "token_f1", "bits_stored", "answer_nll", "tokens_above_half"},
-    ),
-    "a fact of unknown entropy": (probe(), {"exact_match", "token_f1", "answer_nll", "tokens_above_half"}),
-    "held out": (probe(phrasing="heldout", bits=3.0), {"exact_match", "token_f1"}),
-    "reversed": (probe(phrasing="reverse"), {"exact_match", "token_f1"}),
+    "a fact": (probe(bits=3.0), WORDS | {"bits_stored", "answer_nll", "tokens_above_half"}),
+    "a fact of unknown entropy": (probe(), WORDS | {"answer_nll", "tokens_above_half"}),
+    "held out": (probe(phrasing="heldout", bits=3.0), WORDS),
+    "reversed": (probe(phrasing="reverse"), WORDS),
     "negated": (probe(phrasing="negated"), {"negation"}),
     "an edit": (
         probe("compare", bits=3.0),
@@ -216,7 +214,7 @@ def test_each_probe_has_its_metrics(case):
 def test_units_and_directions():
     units = {name: METRICS.get(name).unit for name in METRICS.names()}
     assert {name for name, unit in units.items() if unit != "share"} == {
-        "efficacy_magnitude", "fluency", "consistency", "bits_stored", "answer_nll",
+        "efficacy_magnitude", "fluency", "consistency", "bits_stored", "answer_nll", "judge",
     }  # fmt: skip
     assert {name for name in units if METRICS.get(name).lower_is_better} == {"answer_nll"}
     assert {name for name in units if METRICS.get(name).total} == {"bits_stored"}

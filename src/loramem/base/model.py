@@ -29,6 +29,8 @@ from loramem.core.files import read_json
 from loramem.core.memory import keep_freed_memory
 
 EMBEDDED = "embedded"
+SHIPPED = (EMBEDDED, "embedded-small", "embedded-large")
+"""Bases that come with the package: the main one, and its siblings with fewer and more layers."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTISED = "nf4"
 """A dtype as well: weights in 4 bits (NormalFloat, arXiv 2305.14314), products in the device's own precision."""
@@ -76,9 +78,9 @@ class Base:
         return sum(packed.get(id(p), p.numel()) for p in self.model.parameters())
 
 
-def embedded_folder() -> Path:
-    """The folder of the base that is shipped with the package."""
-    return Path(str(resources.files("loramem.base") / "embedded"))
+def embedded_folder(name: str = EMBEDDED) -> Path:
+    """The folder of a base that is shipped with the package."""
+    return Path(str(resources.files("loramem.base") / name))
 
 
 def resolve(name: str, *, offline: bool = False, revision: str | None = None) -> Path:
@@ -87,8 +89,8 @@ def resolve(name: str, *, offline: bool = False, revision: str | None = None) ->
     Raises:
         InputError: the folder is no checkpoint, or the hub id cannot be had; says what to do.
     """
-    if name == EMBEDDED:
-        return embedded_folder()
+    if name in SHIPPED:
+        return embedded_folder(name)
     path = Path(name).expanduser()
     if path.exists():
         if not path.is_dir():
@@ -100,7 +102,7 @@ def resolve(name: str, *, offline: bool = False, revision: str | None = None) ->
         return path
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise InputError(
-            f"base {name!r} is neither {EMBEDDED!r}, nor an existing folder, nor a hub id such as Qwen/Qwen3-0.6B; {nearest(name, [EMBEDDED])}"
+            f"base {name!r} is neither {EMBEDDED!r} or a sibling of it, nor an existing folder, nor a hub id such as Qwen/Qwen3-0.6B; {nearest(name, SHIPPED)}"
         )
     from huggingface_hub import snapshot_download  # imported here: only a hub id needs it
     from huggingface_hub.errors import HFValidationError

@@ -14,6 +14,7 @@ import typer
 from loramem import __version__
 from loramem.cli.options import BaseOption, DeviceOption, DtypeOption, OfflineOption, StoreOption
 from loramem.cli.study import study_app
+from loramem.cli.synthesis import probe, synth
 from loramem.core.errors import Faults, InputError, LoramemError
 
 app = typer.Typer(
@@ -27,6 +28,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Sources of documents and prob
 modules_app = typer.Typer(no_args_is_help=True, help="Modules in the store.")
 for name, part in (("base", base_app), ("data", data_app), ("modules", modules_app), ("study", study_app)):
     app.add_typer(part, name=name)
+app.command("synth")(synth)
+data_app.command("probe")(probe)
 
 
 def _show(value: object) -> None:
@@ -37,11 +40,14 @@ def _show(value: object) -> None:
 @base_app.command("list")
 def base_list() -> None:
     """The bases that need no download."""
-    from loramem.base.model import embedded_folder
+    from loramem.base.model import SHIPPED, embedded_folder
     from loramem.core.files import read_json
 
-    card = read_json(embedded_folder() / "card.json")
-    print(f"embedded  {card['parameters']:,} parameters, context {card['context_length']}: {card['summary']}")
+    for name in SHIPPED:
+        card = read_json(embedded_folder(name) / "card.json")
+        print(
+            f"{name:15} {card['parameters']:,} parameters, context {card['context_length']}: {card['summary']}"
+        )
     print("any other: the folder of a Hugging Face causal model, or its hub id")
 
 

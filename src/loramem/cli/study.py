@@ -57,6 +57,7 @@ def study_run(
         os.environ["HF_HUB_OFFLINE"] = "1"
     from loramem.api import run_study
     from loramem.base import load_base
+    from loramem.base.model import Base
     from loramem.modules.store import Store
     from loramem.studies import run, spec
     from loramem.studies.progress import clock
@@ -64,15 +65,23 @@ def study_run(
     if rows < 1:
         raise InputError(f"--rows {rows}: give at least 1")
     study = spec.load(name, scale=scale, assignments=set_ or (), overrides={"base": base, "seeds": seeds})
-    loaded = load_base(study.file.base, device=device, dtype=dtype, offline=offline)
+
+    def load(name: str) -> Base:
+        return load_base(name, device=device, dtype=dtype, offline=offline)
+
     if dry_run:
-        found = run.dry_run(study, loaded, rows=rows)
-        print(json.dumps({"study": study.name, "scale": scale, **found}, indent=1, ensure_ascii=False))
-        print(f"training would take at most about {clock(found['train_seconds'])} here; nothing was done")
+        found = [
+            {"base": name, **run.dry_run(study, load(name), Store(store), rows=rows)} for name in study.bases
+        ]
+        shown: dict = {"study": study.name, "scale": scale}
+        shown |= found[0] if len(found) == 1 else {"bases": found}
+        print(json.dumps(shown, indent=1, ensure_ascii=False))
+        seconds = sum(one["train_seconds"] for one in found)
+        print(f"training would take at most about {clock(seconds)} here; nothing was done")
         return
     result = run_study(
         study,
-        loaded,
+        load,
         Store(store),
         out or run.default_out(study),
         command=run.shown_command(sys.argv[1:]),
@@ -96,6 +105,8 @@ def _closing(summary: dict) -> None:
     console = Console()
     for table in text_tables(summary):
         console.print(table)
+    for one in summary.get("missing", ()):
+        console.print(f"metric {one['metric']} is missing: {one['reason']}", markup=False, highlight=False)
     for sentence in findings_of(summary).answer:
         console.print(f"- {sentence}", markup=False, highlight=False)
     for verdict in summary["verdicts"]:

@@ -1,8 +1,9 @@
-"""95 % intervals: Wilson for one proportion, a nested bootstrap (facts, then seeds) otherwise."""
+"""95 % intervals: Wilson for one proportion, a nested bootstrap (facts, then seeds) otherwise; bounds where items failed."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +13,25 @@ from scipy.stats import norm
 from loramem.core.identity import seed_from
 
 DRAWS = 2000
+
+
+def bounds(
+    values: Sequence[float | None], low: float = 0.0, high: float = 10.0
+) -> tuple[float, float, float]:
+    """(mean of what was scored, mean if all that failed were `low`, mean if all were `high`); NaN of nothing.
+
+    Args:
+        values: One per item; None (or NaN) where scoring failed.
+
+    >>> bounds([8.0, None, 4.0, None])
+    (6.0, 3.0, 8.0)
+    """
+    scored = [value for value in values if value is not None and not math.isnan(value)]
+    if not values:
+        return (math.nan, math.nan, math.nan)
+    total, failed = math.fsum(scored), len(values) - len(scored)
+    mean = total / len(scored) if scored else math.nan
+    return (mean, (total + failed * low) / len(values), (total + failed * high) / len(values))
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:

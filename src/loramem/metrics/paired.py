@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -22,21 +22,30 @@ def _signs(facts: int) -> NDArray[np.float32]:
 
 
 def paired_difference(
-    a_C: NDArray[np.float64], b_C: NDArray[np.float64]
+    a_C: NDArray[np.float64], b_C: NDArray[np.float64], clusters: Sequence[Hashable] | None = None
 ) -> tuple[float, float, float, float]:
     """(mean a - b, 95 % low, 95 % high, two-sided p) over facts.
 
     Args:
         a_C, b_C: Mean score of each fact (over seeds and items), in the same order.
+        clusters: What each fact belongs to (its document); whole clusters are drawn and flipped. None: facts.
 
-    The interval is a bootstrap over facts; p is a sign-flip permutation test with `FLIPS` random flips,
+    The interval is a bootstrap over facts or clusters; p is a sign-flip permutation test with `FLIPS` random flips,
     (1 + number as extreme) / (1 + FLIPS), so it is never 0.
     """
     assert a_C.shape == b_C.shape and a_C.size, (a_C.shape, b_C.shape)
-    difference_C = (a_C - b_C).astype(np.float32)
-    mean = float((a_C - b_C).mean())
-    low, high = np.quantile(resamples(difference_C.size) @ difference_C / difference_C.size, [0.025, 0.975])
-    extreme = np.abs(_signs(difference_C.size) @ difference_C / difference_C.size) >= abs(mean) - 1e-6
+    difference_C = a_C - b_C
+    mean = float(difference_C.mean())
+    if clusters is None:
+        sum_K, count_K = difference_C.astype(np.float32), np.ones(difference_C.size, np.float32)
+    else:
+        numbers: dict[Hashable, int] = {}
+        place_C = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
+        sum_K = np.bincount(place_C, difference_C).astype(np.float32)
+        count_K = np.bincount(place_C).astype(np.float32)
+    draws_DK = resamples(sum_K.size)
+    low, high = np.quantile((draws_DK @ sum_K) / (draws_DK @ count_K), [0.025, 0.975])
+    extreme = np.abs(_signs(sum_K.size) @ sum_K / count_K.sum()) >= abs(mean) - 1e-6
     return (mean, float(low), float(high), float((1 + extreme.sum()) / (1 + FLIPS)))
 
 

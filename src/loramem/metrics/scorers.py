@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loramem.core.registry import Registry
-from loramem.metrics import continuation, edits, stored, text
+from loramem.metrics import continuation, edits, rouge, stored, text
 from loramem.sources.types import Probe
 
 _PHONE = re.compile(r"\d{3}-\d{3}-\d{4}")
@@ -35,6 +35,7 @@ class Metric:
         unit: `share` (0 to 1, shown in per cent), `bits`, `nats`, or `points` (no unit).
         total: The value of a cell is the sum over facts, not their mean.
         lower_is_better: For the verdicts people read off a table.
+        most: The highest score there can be, for `points` that have one.
     """
 
     name: str
@@ -47,6 +48,12 @@ class Metric:
     unit: Unit = "share"
     total: bool = False
     lower_is_better: bool = False
+    most: float | None = None
+
+    @property
+    def highest(self) -> float | None:
+        """The highest score of one item; None where there is none. The lowest is then 0."""
+        return 1.0 if self.unit == "share" else self.most
 
     def applies(self, probe: Probe) -> bool:
         if self.derived_from or probe.kind not in self.kinds or probe.phrasing not in self.phrasings:
@@ -72,6 +79,10 @@ def _exact_match(probe: Probe, row: dict) -> float:
 
 def _token_f1(probe: Probe, row: dict) -> float:
     return max(text.token_f1(row["prediction"], gold) for gold in probe.answers)
+
+
+def _rouge(kind: rouge.Rouge) -> Callable[[Probe, dict], float]:
+    return lambda probe, row: rouge.rouge(row["prediction"], probe.answers, kind)
 
 
 def _wins(probe: Probe, row: dict) -> float:
@@ -107,10 +118,18 @@ def _derived(probe: Probe, row: dict) -> None:
 
 
 _BOTH = ("generate", "compare")
+_WORDINGS = ("trained", "heldout", "reverse")
+JUDGE = "judge"
+"""The metric that a model gives (`metrics.judge`): a row holds its score once it was judged (`studies.judging`)."""
 METRICS: Registry[Metric] = Registry("metric")
 for _metric in (
     Metric("exact_match", ("generate",), ("trained", "heldout", "reverse"), _exact_match, "the answer is the gold answer (digits of a phone number)"),
     Metric("token_f1", ("generate",), ("trained", "heldout", "reverse"), _token_f1, "token overlap with the gold answer"),
+    Metric("rouge_1", ("generate",), _WORDINGS, _rouge("rouge1"), "words shared with the best matched gold answer (F1, stemmed)"),
+    Metric("rouge_2", ("generate",), _WORDINGS, _rouge("rouge2"), "pairs of words shared with it"),
+    Metric("rouge_l", ("generate",), _WORDINGS, _rouge("rougeL"), "longest common subsequence of words with it"),
+    Metric("bleu", ("generate",), _WORDINGS, lambda probe, row: rouge.bleu(row["prediction"], probe.answers), "sentence BLEU against all gold answers"),
+    Metric(JUDGE, ("generate",), _WORDINGS, lambda probe, row: row.get(JUDGE), "points from 0 to 10 given by a model that sees the gold answers", unit="points", most=10.0),
     Metric("accuracy", ("choice",), ("trained", "heldout"), _accuracy, "the right option is the likeliest"),
     Metric("accuracy_hard", ("choice",), ("trained", "heldout"), _accuracy, "the same, over the hard questions only"),
     Metric("efficacy", ("compare",), ("trained",), _wins, "the new target is likelier than the true one"),

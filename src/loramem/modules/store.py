@@ -65,6 +65,11 @@ class Store:
         clear_temporary(self.root)
 
     @property
+    def completions(self) -> Path:
+        """Where answers of models that write or judge are kept (`synthesis.completing`)."""
+        return self.root / "cache" / "completions"
+
+    @property
     def teacher_cache(self) -> Path:
         """Where teachers keep their states (`training.teacher`); may be deleted at any time."""
         return self.root / "cache" / "teacher"

@@ -6,7 +6,8 @@ what the base can do already:
 
 - *deeper*: new layers whose two output matrices are zero follow the old ones, so the model says at first exactly what the
   base says (depth growth that keeps the function, as in Net2Net, arXiv 1511.05641);
-- *shallower*: layers are taken out, evenly spaced, and the rest learns to do without.
+- *shallower*: the last layers are taken off. The first ones hold what reads a context (the first two alone have a loss of
+  0.12 on lookups, where the first and the last have 14.6), so what must be learnt again is the common facts.
 
 Then both learn on with the curriculum's last two stages for the same number of steps.
 """
@@ -59,16 +60,17 @@ def layout(have: int, depth: int) -> list[tuple[int, bool]]:
     >>> layout(4, 8)
     [(0, False), (0, True), (1, False), (1, True), (2, False), (2, True), (3, False), (3, True)]
     >>> layout(4, 2)
-    [(0, False), (3, False)]
+    [(0, False), (1, False)]
     """
     if depth < have:
-        kept = [0] if depth == 1 else [round(i * (have - 1) / (depth - 1)) for i in range(depth)]
-        return [(index, False) for index in kept]
+        return [(index, False) for index in range(depth)]
     copies = [depth // have + (1 if index < depth % have else 0) for index in range(have)]
     return [(index, copy > 0) for index, count in enumerate(copies) for copy in range(count)]
 
 
-def train_sibling(folder: Path, base: Path, *, depth: int, seed: int = 0, steps: int = 600) -> State:
+def train_sibling(
+    folder: Path, base: Path, *, depth: int, seed: int = 0, steps: int = 600, polish: int = 200
+) -> State:
     """Train in `folder` a sibling of the checkpoint in `base` with `depth` layers; resumes like `train`."""
     start = with_depth(LlamaForCausalLM.from_pretrained(base), depth)
-    return train(folder, seed=seed, stages=curriculum(steps)[-LAST_STAGES:], start=start, lr=2e-3)
+    return train(folder, seed=seed, stages=curriculum(steps, polish)[-LAST_STAGES:], start=start, lr=2e-3)

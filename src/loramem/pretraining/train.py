@@ -62,7 +62,7 @@ def _reading(low: int, high: int):
     return lambda rng: data.reading(rng, facts=rng.randint(low, high), questions=10)
 
 
-def curriculum(final_steps: int) -> tuple[Stage, ...]:
+def curriculum(final_steps: int, polish_steps: int = 200) -> tuple[Stage, ...]:
     """The stages. Rows are chosen so that a step has 6k to 18k tokens."""
     common = Part("common", 48, lambda rng: data.common(rng, count=4))
     stages = [
@@ -106,7 +106,7 @@ def curriculum(final_steps: int) -> tuple[Stage, ...]:
     return (
         *stages,
         Stage("mix", final, final_steps, decay=True),
-        Stage("polish", polish, 200, decay=True, peak=0.4),
+        Stage("polish", polish, polish_steps, decay=True, peak=0.4),
     )
 
 

@@ -33,6 +33,7 @@ TITLES = {
     "edit_score": "edit score", "generation_match": "generation match", "token_f1": "token F1", "negation": "negation",
     "bits_stored": "bits stored", "answer_nll": "loss on the answer", "tokens_above_half": "answer tokens with p > 0.5",
     "efficacy_magnitude": "efficacy magnitude", "fluency": "fluency", "consistency": "consistency",
+    "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L", "bleu": "BLEU", "judge": "judge, points of 10",
 }  # fmt: skip
 matplotlib.rcParams.update(
     {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from loramem.metrics.scorers import METRICS
 from loramem.report import capacity_figures as capacity
 from loramem.report import figures
 from loramem.studies.findings import Findings, cells_of, main_budget
@@ -186,6 +187,8 @@ def material(
 
 
 def _first_metrics(cells: pd.DataFrame) -> list[tuple[str, str | None]]:
+    shares = cells["metric"].map(lambda name: METRICS.get(name).unit == "share").astype(bool)
+    cells = cells[shares]  # the axes are in per cent
     trained = set(cells.loc[cells["probe"] == "trained", "metric"])
     return [(metric, "trained" if metric in trained else None) for metric in cells["metric"].unique()[:2]]
 

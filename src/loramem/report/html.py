@@ -48,6 +48,20 @@ def interval(row: dict) -> str:
     return f"{mean} [{low}, {high}]" + ("" if unit == "points" else f" {unit}")
 
 
+def bounds(row: dict) -> str:
+    """What the mean would be had all that failed been the worst, and had all been the best; empty where none failed.
+
+    >>> bounds({"metric": "judge", "bound_low": 2.0, "bound_high": 9.5}), bounds({"bound_low": 0.2, "bound_high": 0.5}), bounds({})
+    (' (bounds 2.00 to 9.50)', ' (bounds 20.0 to 50.0)', '')
+    """
+    if "bound_low" not in row:
+        return ""
+    name = str(row.get("metric"))
+    share = name not in METRICS or METRICS.get(name).unit == "share"
+    low, high = (percent(row[key]) if share else f"{row[key]:.2f}" for key in ("bound_low", "bound_high"))
+    return f" (bounds {low} to {high})"
+
+
 def number(value: float | None) -> str:
     """A count with thousands separators.
 
@@ -129,13 +143,13 @@ def render(info: dict, summary: dict, out: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=percent, interval=interval, number=number, clock=clock, reading=lambda cell: reading_name(reading_key(cell)),
+        percent=percent, interval=interval, bounds=bounds, number=number, clock=clock, reading=lambda cell: reading_name(reading_key(cell)),
         protocol=protocol_name,
     )  # fmt: skip
     page = environment.get_template("report.html.j2").render(
         info=info, summary=summary, figures=figures, findings=found, titles=TITLES,
         sources=list(dict.fromkeys(cell["source"] for cell in summary["cells"])),
-        n_failed=sum(cell["n_failed"] for cell in summary["cells"]),
+        n_failed=sum(cell["n_failed"] for cell in summary["cells"]), missing=summary.get("missing", ()), judge=summary.get("judge"),
     )  # fmt: skip
     path = out / "report.html"
     write_text(path, page)
@@ -150,8 +164,9 @@ def text_tables(summary: dict) -> Sequence[Table]:
         metric = _leading_metric(own) or own[0]["metric"]
         own = [c for c in own if c["metric"] == metric and c["probe"] in ("trained", None)]
         sizes = sorted({c["size_tokens"] for c in own})
+        unit = ", %" if metric not in METRICS or METRICS.get(metric).unit == "share" else ""
         table = Table(
-            title=f"{source}: {TITLES.get(metric, metric)}, % [95 % interval]", title_justify="left"
+            title=f"{source}: {TITLES.get(metric, metric)}{unit} [95 % interval]", title_justify="left"
         )
         table.add_column("reading")
         for size in sizes:

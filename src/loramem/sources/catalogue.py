@@ -15,6 +15,7 @@ from loramem.core.errors import Faults, InputError, nearest
 from loramem.core.registry import Registry
 from loramem.sources import babilong, counterfact, folder, narrativeqa, paperqa, phonebook, quality, squad
 from loramem.sources.almanac import articles, chronicles, introductions, stories
+from loramem.sources.almanac.recovering import prefix_of
 from loramem.sources.types import Document, Probe, Record, Source
 
 
@@ -27,6 +28,10 @@ class SourceKind:
     summary: str
     dev: Callable[[Any, int, Callable[[str], int]], Source] | None = None
     """(config, size, counter) -> a source of the same kind that shares no fact with `build`'s."""
+    pairs: Callable[[Any], dict[str, tuple[tuple[str, str], ...]]] | None = None
+    """config -> published training pairs by document id, for recipe `published`."""
+    lead: Callable[[Source, str], str] | None = None
+    """(source, document id) -> what stands before every question about the document."""
 
 
 KINDS: Registry[SourceKind] = Registry("source")
@@ -58,6 +63,7 @@ KINDS.add(
         introductions.build,
         "short generated reports, questions at three levels (twin of PaperQA)",
         introductions.dev,
+        lead=prefix_of,
     ),
 )
 KINDS.add(
@@ -78,8 +84,17 @@ KINDS.add(
         stories.dev,
     ),
 )
+KINDS.add(
+    "paperqa",
+    SourceKind(
+        paperqa.PaperQAConfig,
+        paperqa.build,
+        "introductions of papers, questions at three levels",
+        pairs=paperqa.published_pairs,
+        lead=paperqa.lead_of,
+    ),
+)
 for _module, _config, _summary in (
-    (paperqa, paperqa.PaperQAConfig, "introductions of papers, questions at three levels"),
     (narrativeqa, narrativeqa.NarrativeQAConfig, "books and film scripts, two reference answers a question"),
     (quality, quality.QualityConfig, "articles with four-option questions, hard subset"),
     (squad, squad.SquadConfig, "passages with questions whose answers stand in them"),
@@ -114,6 +129,22 @@ def load_dev(config: Config, size: int, count_tokens: Callable[[str], int]) -> S
     return make(config, size, count_tokens)
 
 
+def pairs_of(config: Config) -> dict[str, tuple[tuple[str, str], ...]]:
+    """The training pairs published with a source, by document id. Raises `InputError` where its kind has none."""
+    make = KINDS.get(config.name).pairs  # type: ignore[attr-defined]
+    if make is None:
+        raise InputError(
+            f"recipe published: source {config.name!r} comes without training pairs; use qa:N with a generator"  # type: ignore[attr-defined]
+        )
+    return make(config)
+
+
+def leads_of(source: Source) -> dict[str, str]:
+    """What stands before every question about each document, where its kind writes ids into questions."""
+    lead = KINDS.get(source.name).lead if source.name in KINDS else None
+    return {} if lead is None else {document.id: lead(source, document.id) for document in source.documents}
+
+
 __all__ = [
     "KINDS",
     "Document",
@@ -121,7 +152,9 @@ __all__ = [
     "Record",
     "Source",
     "SourceKind",
+    "leads_of",
     "load_dev",
     "load_source",
+    "pairs_of",
     "source_config",
 ]

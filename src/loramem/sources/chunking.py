@@ -315,10 +315,15 @@ def partition(
             for number, span in enumerate(chunks_of(document, chunking, offsets))
             if (part := part_of(document, span)).records
         ]
-    match = re.fullmatch(r"tokens:(\d+)", how)
-    if match and int(match[1]) > 0:
-        assert count_tokens is not None, "partition tokens:N needs count_tokens"
-        return list(_sectors(source, int(match[1]), count_tokens))
+    check_partition(how)
+    assert count_tokens is not None, "partition tokens:N needs count_tokens"
+    return list(_sectors(source, int(how.partition(":")[2]), count_tokens))
+
+
+def check_partition(how: str) -> str:
+    """A partition's name. Raises `InputError` for an unknown way, or tokens:N without a positive number."""
+    if how in ("corpus", "document", "chunk") or re.fullmatch(r"tokens:0*[1-9]\d{0,9}", how):
+        return how
     raise InputError(
         f"partition {how!r}: {nearest(how, ['corpus', 'document', 'chunk', 'tokens:N (N > 0)'])}"
     )

@@ -1,5 +1,5 @@
-"""A folder of one's own: Markdown, text, HTML and PDF files become documents. There are no questions in it; `loramem data
-probe` writes some.
+"""A folder of one's own: Markdown, text, HTML and PDF files become documents. Questions about them
+stand in a file of their own (`probes`); `loramem data probe` writes one.
 
 A document's id is its path below the folder, with `/`; its title the first heading, HTML's `<title>`, or the file's name.
 The order is that of the ids. Nothing outside the folder is read: a link that leads elsewhere is skipped and counted,
@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from pydantic import Field
 
 from loramem.core.config import Config
 from loramem.core.errors import InputError
+from loramem.sources.probe_file import Split, read_probes
 from loramem.sources.published import raise_faults
 from loramem.sources.remote import PublishedConfig, assemble, choose
 from loramem.sources.text import blocks, document, html_text, unwrapped
@@ -53,6 +55,10 @@ class FolderConfig(Config):
     """Ids (paths below the folder) of the documents to take; None: all."""
     max_bytes: Annotated[int, Field(gt=0)] = 50_000_000
     """Largest file that is read; a larger one is an error, for it is seldom meant."""
+    probes: str | None = None
+    """A file of questions about the documents (`loramem data probe` writes one); None: nothing is asked."""
+    split: Split = "test"
+    """Which of its questions are asked: train, dev, test or all."""
 
 
 # -- one file --------------------------------------------------------------------------------------------------
@@ -230,7 +236,7 @@ def read_folder(
 
 
 def build(config: FolderConfig, count_tokens: Callable[[str], int]) -> list[Source]:
-    """One source without probes. Raises `InputError`/`Faults` for what cannot be read, and for nothing to read."""
+    """One source. Raises `InputError`/`Faults` for what cannot be read, and for nothing to read."""
     documents, counts = read_folder(config, count_tokens)
     if not documents:
         raise InputError(f"{config.path}: no file here holds any text")
@@ -240,5 +246,9 @@ def build(config: FolderConfig, count_tokens: Callable[[str], int]) -> list[Sour
             for d in documents
             if d.id in set(choose(PublishedConfig(documents=config.documents), [d.id for d in documents]))
         ]
-    notes = (f"{count} {what}" for what, count in counts.items())
-    return assemble(config, documents, (), count_tokens, notes)
+    notes = [f"{count} {what}" for what, count in counts.items()]
+    if config.probes is None:
+        return assemble(config, documents, (), count_tokens, notes)
+    probes, writers = read_probes(Path(config.probes).expanduser(), documents, config.split)
+    made = assemble(config, documents, probes, count_tokens, [*notes, f"questions by {', '.join(writers)}"])
+    return [replace(source, settings={**source.settings, "probe_generators": writers}) for source in made]

@@ -174,6 +174,12 @@ def build(config: PaperQAConfig, count_tokens: Callable[[str], int]) -> list[Sou
     return assemble(config, documents, probes, count_tokens, notes)
 
 
+def lead_of(source: Source, document: str) -> str:
+    """What stands before every question about a paper, in the source's style."""
+    style = source.settings.get("style", PaperQAConfig.model_fields["style"].default)
+    return styled("", document.removeprefix("paper-"), style)
+
+
 def published_pairs(config: PaperQAConfig) -> dict[str, tuple[tuple[str, str], ...]]:
     """The published training pairs (question, answer) by document id, in the config's style: `paper_N_qa.jsonl`.
 

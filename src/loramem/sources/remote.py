@@ -30,7 +30,7 @@ from loramem.sources.types import Document, Probe, Source
 Row = tuple[str, dict]
 """(place, columns)."""
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
-PLACES = ("path", "sha256", "hub", "revision", "stories", "background")
+PLACES = ("path", "sha256", "hub", "revision", "stories", "background", "probes")
 """Settings that say where something lies, not what it is: no part of a source's identity."""
 _TIMEOUT_SECONDS = 60
 

@@ -16,7 +16,8 @@ from loramem.modules.controls import random_like
 from loramem.modules.peft_format import adapter_config
 from loramem.modules.spec import LoraSpec
 from loramem.modules.store import Store
-from loramem.studies.plan import Cell, ModulePlan, Plan
+from loramem.studies.cells import Cell, ModulePlan
+from loramem.studies.plan import Plan
 from loramem.studies.progress import Progress
 from loramem.training import Teacher, Trained, train_modules
 
@@ -157,12 +158,12 @@ def read_missing(
 ) -> None:
     """Answer every planned reading that the store lacks."""
     tasks: dict[str, ReadingTask] = {}
-    for cell in cells:
-        identity = cell.task.identity(base)
-        tasks.setdefault(identity, cell.task)
-        if STEMS.get(cell.stem).uses_module:
-            parent = (cell.task.module or "").partition("@")[0]
-            if cell.task.module is None:
+    for stem, task in ((cell.stem, task) for cell in cells for task in cell.tasks):
+        identity = task.identity(base)
+        tasks.setdefault(identity, task)
+        if STEMS.get(stem).uses_module:
+            parent = (task.module or "").partition("@")[0]
+            if task.module is None:
                 outcome.failed_readings[identity] = (
                     "no wrong module: no other source of this study has a module of the same spec; add a second source or drop the reading"
                 )
@@ -217,12 +218,17 @@ def read_missing(
 
 
 def failures_by_cell(plan: Plan, outcome: Outcome, base: Base) -> list[dict]:
-    """One entry per cell and seed that has no result, with the reason."""
-    found: list[dict] = []
+    """One entry per cell and seed that has no result or only part of one, with the reason."""
+    found: list[dict] = list(plan.lost)
     seen: set[tuple] = set()
     for cell in plan.cells:
-        error = outcome.failed_readings.get(cell.task.identity(base))
-        if error and (cell.slug, cell.seed) not in seen:
+        errors = [
+            outcome.failed_readings[identity]
+            for task in cell.tasks
+            if (identity := task.identity(base)) in outcome.failed_readings
+        ]
+        if errors and (cell.slug, cell.seed) not in seen:
             seen.add((cell.slug, cell.seed))
-            found.append({"cell": cell.slug, "seed": cell.seed, "error": error})
+            part = f"{len(errors)} of {len(cell.tasks)} parts: " if len(cell.tasks) > 1 else ""
+            found.append({"cell": cell.slug, "seed": cell.seed, "error": part + errors[0]})
     return found

@@ -9,10 +9,12 @@ from pydantic import Field, field_validator, model_validator
 
 from loramem.core.config import Config
 from loramem.core.errors import nearest
+from loramem.studies.pairing import difference_of, means_by_fact
 
 SELECTABLE = (
     "source", "size_tokens", "rank", "alpha", "targets", "layers", "lr", "exposures", "objective", "reading", "probe",
-    "partition", "supervision", "steps", "variant", "budget", "snapshot", "retriever",
+    "partition", "supervision", "steps", "variant", "budget", "snapshot", "retriever", "generator", "base_name",
+    "base_parameters", "supervision_tokens", "examples",
 )  # fmt: skip
 EXTREMES = ("smallest", "largest")
 Selector = dict[str, Any]
@@ -71,11 +73,14 @@ def select(cells: pd.DataFrame, selector: Selector) -> pd.DataFrame:
     return found
 
 
-def judge(expectation: Expectation, cells: pd.DataFrame) -> dict:
-    """Verdict `agrees`, `disagrees` or `undecided` from the intervals of the cells, never from means alone.
+def judge(expectation: Expectation, cells: pd.DataFrame, items: pd.DataFrame | None = None) -> dict:
+    """Verdict `agrees`, `disagrees` or `undecided` from intervals, never from means alone.
+
+    A difference of two cells that were asked the same facts is tested fact by fact; of others, from their two intervals.
 
     Args:
         cells: One row per cell and metric with columns of `SELECTABLE` and cell, metric, mean, ci_low, ci_high, n, seeds.
+        items: Scored items, for paired differences.
     """
     known = cells[cells["metric"] == expectation.metric]
     selectors = list(expectation.compare or (expectation.at,))
@@ -129,11 +134,24 @@ def judge(expectation: Expectation, cells: pd.DataFrame) -> dict:
             text = f"{row['mean']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}] against at most {expectation.at_most:g}"
     else:
         a, b = chosen
-        difference = b["mean"] - a["mean"]
-        # MOVER (Newcombe 1998): the interval of a difference from the intervals of its two independent parts
-        low = difference - ((b["mean"] - b["ci_low"]) ** 2 + (a["ci_high"] - a["mean"]) ** 2) ** 0.5
-        high = difference + ((b["ci_high"] - b["mean"]) ** 2 + (a["mean"] - a["ci_low"]) ** 2) ** 0.5
+        difference, low, high, how = _difference(a, b, items)
         bound = expectation.margin
-        text = f"difference {difference:+.3f} [{low:+.3f}, {high:+.3f}] against at least {bound:g}"
+        text = f"difference {difference:+.3f} [{low:+.3f}, {high:+.3f}]{how} against at least {bound:g}"
     verdict = "agrees" if low >= bound else "disagrees" if high < bound else "undecided"
     return {"claim": expectation.claim, "verdict": verdict, "reason": text, "cells": shown}
+
+
+def _difference(a: pd.Series, b: pd.Series, items: pd.DataFrame | None) -> tuple[float, float, float, str]:
+    """(b - a, low, high, how it was paired) of two cells."""
+    if items is not None:
+        chosen = items[items["cell"].isin([a["cell"], b["cell"]]) & (items["metric"] == a["metric"])]
+        means = means_by_fact(chosen)
+        one, two = (means.get((row["cell"], row["metric"], row["probe"])) for row in (a, b))
+        if one is not None and two is not None and set(one.index) == set(two.index):
+            mean, low, high, _ = difference_of(two, one)
+            return mean, low, high, f", paired over {len(one)} facts"
+    # MOVER (Newcombe 1998): the interval of a difference from the intervals of its two independent parts
+    difference = b["mean"] - a["mean"]
+    low = difference - ((b["mean"] - b["ci_low"]) ** 2 + (a["ci_high"] - a["mean"]) ** 2) ** 0.5
+    high = difference + ((b["ci_high"] - b["mean"]) ** 2 + (a["mean"] - a["ci_low"]) ** 2) ** 0.5
+    return difference, low, high, ""

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -34,6 +35,8 @@ class Progress:
         self.log = log
         self.bar: Bar | None = None
         self.stage = ""
+        self.printed = time.perf_counter()
+        self.replies = self.cached = self.failed = self.reply_tokens = 0
 
     def say(self, text: str) -> None:
         """A plain line for people and the log."""
@@ -69,6 +72,19 @@ class Progress:
         elif now - self.printed >= PLAIN_EVERY_SECONDS:
             self.printed = now
             print(self._line(now), flush=True)
+
+    def replied(self, reply: Any) -> None:
+        """Count an answer (or failure) of a model that writes or judges; a line now and then says how many there are."""
+        self.replies += 1
+        self.cached += bool(getattr(reply, "cached", False))
+        self.failed += not hasattr(reply, "text")
+        self.reply_tokens += reply.new_tokens
+        now = time.perf_counter()
+        if now - self.printed >= PLAIN_EVERY_SECONDS:
+            self.printed = now
+            self.say(
+                f"model: {self.replies:,} answers ({self.cached:,} kept from before, {self.failed:,} failed), {self.reply_tokens:,} tokens written"
+            )
 
     def finished_thing(self, *, early_rows: int = 0) -> None:
         """Count a finished thing; work it turned out not to need (it ended early) leaves the total."""

@@ -12,20 +12,25 @@ from loramem.answering.readings import STEMS
 from loramem.base.model import Base
 from loramem.core.files import read_jsonl, read_marker, write_jsonl
 from loramem.metrics.edits import harmonic_mean
-from loramem.metrics.scorers import METRICS, Metric, score
+from loramem.metrics.scorers import JUDGE, METRICS, Metric, score
 from loramem.modules.store import MODULE_MARKER, READING_MARKER, Store
+from loramem.studies.cells import Cell
 from loramem.studies.execute import Outcome
-from loramem.studies.plan import Cell, Plan
+from loramem.studies.judging import Judging
+from loramem.studies.plan import Plan
 from loramem.studies.spec import Study
 
 COLUMNS = (
     "study", "question", "cell", "base", "source", "size_tokens", "facts", "partition", "n_modules", "supervision", "generator",
     "objective", "rank", "alpha", "targets", "layers", "variant", "lr", "steps", "exposures", "seed", "reading", "router", "merge",
     "top_k", "passages_k", "chunk", "pool", "probe", "judge", "metric", "value", "n_scored", "n_failed", "module_ids",
-    "reading_id", "settings", "budget", "ended", "snapshot", "retriever",
+    "reading_id", "settings", "budget", "ended", "snapshot", "retriever", "base_name", "base_parameters", "examples",
+    "supervision_tokens",
 )  # fmt: skip
 ITEM_COLUMNS = ("cell", "seed", "metric", "probe", "case", "document", "value")
 EXAMPLES_PER_CELL = 2
+NOT_READ = {"failure": "the part it belongs to was not read", "prediction": "", "kind": ""}
+"""What stands for the prediction of a probe whose part failed, so that it is counted."""
 SHOWN = ("exact_match", "efficacy", "token_f1")
 """Metrics whose predictions are shown as examples."""
 
@@ -35,27 +40,30 @@ def _cell_columns(study: Study, cell: Cell, base: Base, store: Store) -> dict:
     row: dict = dict.fromkeys(COLUMNS)
     row.update(
         study=study.name, question=study.file.question, cell=cell.slug, base=base.fingerprint[:12], source=cell.source_key,
-        size_tokens=cell.source.size_tokens, facts=len(cell.source.records), partition=study.file.partition,
-        reading=cell.stem, seed=cell.seed, n_modules=0,
+        size_tokens=cell.source.size_tokens, facts=len(cell.source.records), partition=cell.partition,
+        reading=cell.stem, seed=cell.seed, n_modules=0, base_name=base.name, base_parameters=base.parameters,
         settings=json.dumps({"source": cell.source.settings, "base": base.name}, sort_keys=True),
     )  # fmt: skip
-    retrieval = cell.task.retrieval
+    retrieval = cell.tasks[0].retrieval if cell.tasks else None
     if retrieval is not None:
         row.update(retriever=retrieval.label, passages_k=retrieval.passages_k, chunk=retrieval.chunk_tokens)
-    if cell.module is not None:
-        config = cell.module.config
+    trained = [module for module in cell.modules if store.has_module(module.id)]
+    if trained:
+        config = trained[0].config
         steps, ended = cell.snapshot, None
-        marker = read_marker(store.module_folder(cell.module.id) / MODULE_MARKER)
-        taken = marker.get("steps_taken", cell.module.job.steps)
+        marker = read_marker(store.module_folder(trained[0].id) / MODULE_MARKER)
+        taken = marker.get("steps_taken", trained[0].job.steps)
         if steps is None:
             steps, ended = taken, marker.get("ended", "steps")
         steps = min(steps, taken)  # a snapshot later than an early end is the module as it ended
         row.update(
-            n_modules=1, supervision=study.file.supervision.recipe, generator="source",
+            n_modules=len(cell.modules), supervision=trained[0].learnt.choice.recipe, generator=trained[0].learnt.choice.who,
+            examples=sum(len(module.learnt.examples) for module in cell.modules),
+            supervision_tokens=sum(module.learnt.tokens for module in cell.modules),
             objective=config.objective.label, rank=config.spec.rank, alpha=config.spec.scale * config.spec.rank,
             targets=_joined(config.spec.targets), layers=_joined(config.spec.layers), variant=config.spec.variant,
-            lr=config.optimizer.lr, steps=steps, exposures=cell.module.exposures(steps), budget=config.budget.label, ended=ended,
-            snapshot=cell.snapshot, module_ids=json.dumps([cell.task.module] if cell.task.module else []),
+            lr=config.optimizer.lr, steps=steps, budget=config.budget.label, ended=ended, snapshot=cell.snapshot,
+            exposures=sum(module.exposures(steps) for module in trained) / len(trained), module_ids=json.dumps(cell.module_ids),
         )  # fmt: skip
     return row
 
@@ -65,27 +73,33 @@ def _joined(value: str | tuple) -> str:
 
 
 def collect(
-    study: Study, plan: Plan, base: Base, store: Store, outcome: Outcome
+    study: Study, plan: Plan, base: Base, store: Store, outcome: Outcome, judging: Judging | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[dict]]:
     """(rows of results.parquet, scored items, examples of predictions) of everything that has a reading."""
+    judging = judging or Judging()
     rows: list[dict] = []
     items: dict[str, list] = {column: [] for column in ITEM_COLUMNS}
     examples: list[dict] = []
     shown: dict[tuple, int] = defaultdict(int)
     for cell in plan.cells:
-        identity = cell.task.identity(base)
-        if identity in outcome.failed_readings or not store.has_reading(identity):
+        ids = {identity: task for task in cell.tasks if store.has_reading(identity := task.identity(base))}
+        if not ids:
             continue
-        columns = {**_cell_columns(study, cell, base, store), "reading_id": identity}
+        shown_ids = next(iter(ids)) if len(ids) == 1 else json.dumps(list(ids))
+        columns = {**_cell_columns(study, cell, base, store), "reading_id": shown_ids}
         predictions = {
-            row["probe"]: row for row in read_jsonl(store.reading_folder(identity) / "predictions.jsonl")
+            row["probe"]: row
+            for identity in ids
+            for row in read_jsonl(store.reading_folder(identity) / "predictions.jsonl")
         }
+        judging.add_to(predictions, ids)
         own: list[dict] = []
         for name in study.file.metrics:
             scored = _scored(METRICS.get(name), cell, predictions)
-            if scored:
-                write_scores(store, identity, name, scored)
-            own += _rows(columns, METRICS.get(name), scored)
+            for identity, task in ids.items() if name != JUDGE else ():  # verdicts lie there already
+                asked = {probe.id for probe in task.probes}
+                write_scores(store, identity, name, [item for item in scored if item["probe"] in asked])
+            own += _rows({**columns, **judging.columns(name)}, METRICS.get(name), scored)
             _add_items(items, cell, name, scored)
             if cell.seed in (None, 0) and cell.snapshot is None:
                 examples += _examples(cell, name, scored, predictions, shown)
@@ -97,7 +111,7 @@ def as_frame(rows: list[dict]) -> pd.DataFrame:
     """Rows as results.parquet holds them: every column, integers that may be null, floats."""
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for column in ("size_tokens", "facts", "n_modules", "rank", "steps", "seed", "top_k", "passages_k", "chunk",
-                   "n_scored", "n_failed", "snapshot"):  # fmt: skip
+                   "n_scored", "n_failed", "snapshot", "examples", "supervision_tokens", "base_parameters"):  # fmt: skip
         frame[column] = frame[column].astype("Int64")
     for column in ("alpha", "lr", "exposures", "value"):
         frame[column] = frame[column].astype("Float64")
@@ -105,16 +119,12 @@ def as_frame(rows: list[dict]) -> pd.DataFrame:
 
 
 def _scored(metric: Metric, cell: Cell, predictions: dict[str, dict]) -> list[dict]:
-    """The probes of a cell that a metric applies to, each with its score (None: it failed)."""
+    """The probes of a cell that a metric applies to, each with its score (None: it failed, or its part was not read)."""
+    rows = ((probe, predictions.get(probe.id, NOT_READ)) for task in cell.tasks for probe in task.probes)
     return [
-        {
-            "probe": probe.id,
-            "metric": metric.name,
-            "value": score(metric, probe, predictions[probe.id]),
-            "asked": probe,
-        }
-        for probe in cell.task.probes
-        if metric.applies(probe) and metric.measured(predictions[probe.id])
+        {"probe": probe.id, "metric": metric.name, "value": score(metric, probe, row), "asked": probe}
+        for probe, row in rows
+        if metric.applies(probe) and metric.measured(row)
     ]
 
 
@@ -177,6 +187,7 @@ def _examples(
         if (
             metric in SHOWN
             and item["asked"].phrasing in ("trained", "heldout")
+            and item["probe"] in predictions
             and shown[key] < EXAMPLES_PER_CELL
         ):
             shown[key] += 1
@@ -188,12 +199,20 @@ def context_costs(plan: Plan, base: Base, store: Store) -> list[dict]:
     """Per reading with a context: tokens cut away where it did not fit (never a question), and passages that hit."""
     found = []
     for cell in plan.cells:
-        identity = cell.task.identity(base)
-        if STEMS.get(cell.stem).in_context and store.has_reading(identity):
-            ledger = read_marker(store.reading_folder(identity) / READING_MARKER)["ledger"]
+        if not STEMS.get(cell.stem).in_context:
+            continue
+        ledgers = [
+            read_marker(store.reading_folder(identity) / READING_MARKER)["ledger"]
+            for task in cell.tasks
+            if store.has_reading(identity := task.identity(base))
+        ]
+        if ledgers:
+            retrieves = cell.tasks[0].retrieval is not None
             found.append({
-                "cell": cell.slug, "tokens": int(ledger["context_cut_tokens"]), "probes_cut": int(ledger["context_cut_probes"]),
-                "probes": int(ledger["probes"]), "hits": int(ledger["passage_hits"]) if cell.task.retrieval else None,
+                "cell": cell.slug, "tokens": max(int(ledger["context_cut_tokens"]) for ledger in ledgers),
+                **{key: sum(int(ledger[name]) for ledger in ledgers)
+                   for key, name in (("probes_cut", "context_cut_probes"), ("probes", "probes"))},
+                "hits": sum(int(ledger["passage_hits"]) for ledger in ledgers) if retrieves else None,
             })  # fmt: skip
     return found
 
@@ -201,7 +220,7 @@ def context_costs(plan: Plan, base: Base, store: Store) -> list[dict]:
 def write_scores(store: Store, identity: str, metric: str, scored: list[dict]) -> None:
     """Keep the scores of one metric beside the predictions they belong to."""
     path = store.reading_folder(identity) / "scores" / f"{metric}.jsonl"
-    if not path.exists():
+    if scored and not path.exists():
         write_jsonl(path, ({key: item[key] for key in ("probe", "metric", "value")} for item in scored))
 
 

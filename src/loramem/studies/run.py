@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,15 +20,19 @@ from loramem import __version__
 from loramem.base.model import Base, describe
 from loramem.core.errors import InputError, RunFailed
 from loramem.core.files import read_jsonl, read_marker, write_json, write_text
+from loramem.core.ledger import Ledger
 from loramem.modules.store import Store
 from loramem.studies.capacity import capacity, derived_rows, module_facts
 from loramem.studies.execute import Outcome, failures_by_cell, make_controls, read_missing, train_missing
+from loramem.studies.judging import Judging, accounts, judge_missing
+from loramem.studies.learning import Synthesis
 from loramem.studies.plan import Plan, make_plan
 from loramem.studies.progress import Progress
 from loramem.studies.results import as_frame, collect, context_costs
 from loramem.studies.spec import Study
 from loramem.studies.summary import clean, summarise
 from loramem.studies.tuning import plan_sweeps, tune
+from loramem.synthesis.supervision import save as save_supervision
 from loramem.training import TrainJob, train_modules
 from loramem.training.packing import Queue
 
@@ -103,9 +107,68 @@ def prepare_out(out: Path) -> Path:
     return out
 
 
+Bases = Callable[[str], Base]
+"""Loads a base by its name."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A study on one of its bases, done: what it planned and found, and what its report needs of the base."""
+
+    study: Study
+    plan: Plan
+    outcome: Outcome
+    results: pd.DataFrame
+    items: pd.DataFrame
+    examples: list[dict]
+    modules: pd.DataFrame
+    contexts: list[dict]
+    failures: list[dict]
+    environment: dict
+    fingerprint: str
+    judging: Judging
+
+
+def run_leg(
+    study: Study, base: Base, store: Store, outcome: Outcome, progress: Progress, *, command: str, rows: int
+) -> Leg:
+    """Choose settings, make supervision, train, read and collect, on one base."""
+    synthesis = Synthesis(
+        base,
+        store.completions,
+        pieces=study.file.chunking,
+        on_reply=lambda index, reply: progress.replied(reply),
+    )
+    with outcome.ledger.timed("synthesis"):
+        study = tune(study, base, store, outcome, progress, synthesis, rows=rows)
+        plan = make_plan(study, base, synthesis)
+    header(study, base, plan, progress)
+    train_missing(plan.modules.values(), base, store, outcome, progress, rows=rows)
+    make_controls(plan, base, store, outcome, progress)
+    read_missing(plan.cells, base, store, outcome, progress, rows=max(32, rows))
+    keep_supervision(plan, store)
+    judging = judge_missing(study, plan, base, store, outcome, progress)
+    progress.say("scoring")
+    results, items, examples = collect(study, plan, base, store, outcome, judging)
+    return Leg(
+        study, plan, outcome, results, items, examples, module_facts(plan, store), context_costs(plan, base, store),
+        failures_by_cell(plan, outcome, base) + judging.failures, environment(base, command), base.fingerprint, judging,
+    )  # fmt: skip
+
+
+def keep_supervision(plan: Plan, store: Store) -> None:
+    """Keep every supervision under its hash, so that each example's document, generator and prompt can be looked up."""
+    for learnt in {
+        module.learnt.supervision.hash: module.learnt for module in plan.modules.values()
+    }.values():
+        path = store.root / "supervision" / learnt.supervision.hash / "examples.jsonl"
+        if not path.exists():
+            save_supervision(learnt.supervision, path)
+
+
 def execute(
     study: Study,
-    base: Base,
+    bases: Base | Bases,
     store: Store,
     out: Path,
     *,
@@ -113,52 +176,74 @@ def execute(
     rows: int = 256,
     progress: Progress | None = None,
 ) -> RunResult:
-    """Train, read and score; whatever the store already holds is used, whatever finishes is kept.
+    """Train, read and score on every base; whatever the store already holds is used, whatever finishes is kept.
 
     Failed cells are recorded with their error and shown as holes in the report; the rest goes on.
+
+    Args:
+        bases: The base, or what loads the study's bases by name, one after another.
     """
     out = prepare_out(out)
     progress = progress or Progress(out / "log.jsonl")
     began = time.time()
-    outcome = Outcome()
-    study = tune(study, base, store, outcome, progress, rows=rows)
-    plan = make_plan(study, base)
-    header(study, base, plan, progress)
     write_text(
         out / "study.yaml",
         yaml.safe_dump({"scale": study.scale, **study.body}, sort_keys=False, allow_unicode=True),
     )
-    write_json(out / "environment.json", environment(base, command))
-    write_json(out / "plan.json", plan.counts())
-    train_missing(plan.modules.values(), base, store, outcome, progress, rows=rows)
-    make_controls(plan, base, store, outcome, progress)
-    read_missing(plan.cells, base, store, outcome, progress, rows=max(32, rows))
-    progress.say("scoring")
-    results, items, examples = collect(study, plan, base, store, outcome)
+    legs: list[Leg] = []
+    for name in study.bases:
+        base = bases if isinstance(bases, Base) else bases(name)
+        legs.append(run_leg(study, base, store, Outcome(), progress, command=command, rows=rows))
+    environments = [leg.environment for leg in legs]
+    shown = {**environments[0], "bases": [one["base"] for one in environments]}
+    counts = merged_counts([leg.plan.counts() for leg in legs])
+    write_json(out / "environment.json", shown)
+    write_json(out / "plan.json", counts)
+    results = pd.concat([leg.results for leg in legs], ignore_index=True)
+    items = pd.concat([leg.items for leg in legs], ignore_index=True)
     items.to_parquet(out / "items.parquet", index=False)
+    supervision = [
+        {"base": base, **row}
+        for base, leg in zip(study.bases, legs, strict=True)
+        for row in leg.plan.supervision
+    ]
+    write_json(out / "supervision.json", clean(supervision))
     summary = summarise(results, items, study.file.expect, metrics=study.file.metrics)
-    found = capacity(study.file.capacity, pd.DataFrame(summary["cells"]), items, module_facts(plan, store))
-    derived = as_frame([{"base": base.fingerprint[:12], **row} for row in derived_rows(study.name, found)])
+    modules = pd.concat([leg.modules for leg in legs], ignore_index=True)
+    found = capacity(study.file.capacity, pd.DataFrame(summary["cells"]), items, modules)
+    derived = as_frame([{"base": legs[0].fingerprint[:12], **row} for row in derived_rows(study.name, found)])
     pd.concat([results, derived], ignore_index=True).to_parquet(out / "results.parquet", index=False)
-    failures = failures_by_cell(plan, outcome, base)
-    summary.update(capacity=clean(found), sweeps=study.chosen, failures=failures)
+    failures = [failure for leg in legs for failure in leg.failures]
+    summary.update(
+        capacity=clean(found), sweeps=[row for leg in legs for row in leg.study.chosen], failures=failures,
+        supervision=clean([{k: v for k, v in row.items() if k != "documents"} for row in supervision]),
+    )  # fmt: skip
+    summary.update(accounts([leg.judging for leg in legs]))
     summary["run"] = {
         "study": study.name,
         "scale": study.scale,
         "version": study.file.version,
         "seeds": study.file.seeds,
-        "base": base.name,
+        "base": ", ".join(study.bases),
     }
     write_json(out / "summary.json", summary)
-    costs = costs_of(plan, store, outcome)
     info = {
         "study": study.name, "question": study.file.question, "version": study.file.version, "scale": study.scale,
-        "environment": environment(base, command), "plan": plan.counts(), "rows": len(results) + len(derived), "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "costs": costs, "contexts": context_costs(plan, base, store), "failures": failures, "examples": examples, "training": training_curves(plan, store),
+        "environment": shown, "plan": counts, "rows": len(results) + len(derived), "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "costs": costs_of(legs, store), "contexts": [row for leg in legs for row in leg.contexts], "failures": failures,
+        "examples": [row for leg in legs for row in leg.examples], "training": [row for leg in legs for row in training_curves(leg.plan, store)],
         "body": yaml.safe_dump(study.body, sort_keys=False, allow_unicode=True), "wall_seconds": time.time() - began,
-        "reused": {"modules": outcome.modules_reused, "readings": outcome.readings_reused},
+        "reused": {name: sum(getattr(leg.outcome, f"{name}_reused") for leg in legs) for name in ("modules", "readings")},
     }  # fmt: skip
     return RunResult(out, info, summary)
+
+
+def merged_counts(counts: Sequence[dict]) -> dict:
+    """The counts of several plans: numbers add up, sources are those of the first base (sizes in its tokens)."""
+    return {
+        key: value if key == "sources" else sum(one[key] for one in counts)
+        for key, value in counts[0].items()
+    }
 
 
 def header(study: Study, base: Base, plan: Plan, progress: Progress) -> None:
@@ -188,31 +273,44 @@ def training_curves(plan: Plan, store: Store) -> list[dict]:
     return curves
 
 
-def costs_of(plan: Plan, store: Store, outcome: Outcome) -> dict:
+def costs_of(legs: Sequence[Leg], store: Store) -> dict:
     """What the whole study costs (from the ledgers in the store) beside what this run spent."""
     tokens = bytes_ = truncated = 0
-    for identity in plan.modules:
+    for identity in {identity for leg in legs for identity in leg.plan.modules}:
         if store.has_module(identity):
             folder = store.module_folder(identity)
             ledger = read_marker(folder / "ledger.json")
             tokens += ledger["tokens"]
             truncated += ledger["truncated_tokens"]
             bytes_ += (folder / "adapter_model.safetensors").stat().st_size
+    spent = Ledger()
+    for leg in legs:
+        for stage, amounts in leg.outcome.ledger.as_dict().items():
+            spent.add(stage, **amounts)
+        for row in leg.plan.supervision:
+            amounts = {name: row[name] for name in ("calls", "prompt_tokens", "new_tokens", "cached")}
+            if any(amounts.values()):
+                spent.add("synthesis", **amounts, **({} if row["cost"] is None else {"cost": row["cost"]}))
     return {
         "train_tokens": tokens,
         "truncated_tokens": truncated,
         "module_bytes": bytes_,
-        "this_run": outcome.ledger.as_dict(),
+        "this_run": spent.as_dict(),
     }
 
 
-def dry_run(study: Study, base: Base, *, rows: int) -> dict:
-    """What a run would train, read and cost; nothing is kept. Swept rates count with every rate tried."""
-    swept = [candidate.module for found in plan_sweeps(study, base).values() for candidate in found]
-    plan = make_plan(study, base)
+def dry_run(study: Study, base: Base, store: Store, *, rows: int) -> dict:
+    """What a run would train, read and cost on one base; nothing is kept. Swept settings count with every one tried.
+
+    Supervision that a model writes is counted as far as its answers are kept; no model is asked.
+    """
+    synthesis = Synthesis(base, store.completions, pieces=study.file.chunking, dry=True)
+    sweeps = plan_sweeps(study, base, synthesis)
+    swept = {m.id: m for found in sweeps.values() for candidate in found for m in candidate.modules}.values()
+    plan = make_plan(study, base, synthesis)
     jobs = [module.job for module in (*swept, *plan.modules.values())]
     return {
-        "sweep_modules": len(swept), **plan.counts(),
+        "sweep_modules": len(swept), **plan.counts(), "supervision_not_made": len(plan.lost),
         **{key: round(value, 3) for key, value in estimate(jobs, base, rows=rows).items()},
     }  # fmt: skip
 

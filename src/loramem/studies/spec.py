@@ -8,32 +8,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from loramem.answering.readings import STEMS
-from loramem.core.config import Config, faults_of
+from loramem.core.config import Config, faults_of, parse
 from loramem.core.errors import Faults, InputError, LoramemError, UnknownName, nearest
 from loramem.core.files import read_text
 from loramem.metrics.scorers import METRICS
 from loramem.modules.recipe import ModuleConfig
 from loramem.retrieval import Retrieval
 from loramem.sources.catalogue import source_config
+from loramem.sources.chunking import Chunking, check_partition
 from loramem.studies import grid
 from loramem.studies.expectations import Expectation
-from loramem.synthesis import RECIPES
+from loramem.synthesis.completing import Sampling
+from loramem.synthesis.generators import SupervisionChoice
+
+if TYPE_CHECKING:
+    from loramem.synthesis.endpoint import EndpointConfig
 
 SCALES = ("quick", "laptop", "paper")
 CONFINES = ("sources", "sizes")
 """Keys of a contrast that say where it applies; the others are paths of `modules`."""
-
-
-class SupervisionChoice(Config):
-    """Which recipe turns documents into training examples."""
-
-    recipe: str = "raw"
 
 
 class Sweep(Config):
@@ -43,6 +42,12 @@ class Sweep(Config):
     """Rates to try, each with training seed 0 and everything else as in the grid."""
     dev_tokens: Annotated[int, Field(ge=1)]
     """Tokens of the dev split: knowledge that no slice of the study holds (PITFALLS 44)."""
+
+
+class LengthSweep(Config):
+    """Values of `budget.steps` or `budget.exposures` tried together with the rates (question 6 searches both)."""
+
+    sweep: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
 class Skip(Config):
@@ -67,6 +72,37 @@ class CapacityChoice(Config):
     thresholds: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
 
 
+class JudgeChoice(Config):
+    """The model that gives the metric `judge`: at an endpoint where there is a `url`, else a base that is loaded here."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """Its name at the endpoint, or a base: `embedded`, a checkpoint folder, a hub id."""
+    url: str | None = None
+    """An endpoint that speaks the OpenAI protocol."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    endpoint: dict[str, Any] = {}
+    """Further settings of the endpoint: concurrency, timeout, retries, key_env, cost_limit, ..."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> JudgeChoice:
+        if self.url is not None:
+            self.endpoint_config()  # refused before anything is spent
+        elif self.endpoint:
+            raise ValueError("endpoint settings without a url")
+        return self
+
+    def endpoint_config(self) -> EndpointConfig:
+        """The endpoint at `url`. Raises `InputError` for settings it does not have."""
+        from loramem.synthesis.endpoint import EndpointConfig
+
+        own = {"url": self.url, "model": self.model, "sampling": Sampling(temperature=self.temperature)}
+        if twice := sorted(own.keys() & self.endpoint.keys()):
+            raise InputError(
+                f"endpoint: {', '.join(twice)}: give url, model and temperature beside it, not in it"
+            )
+        return parse(EndpointConfig, {**self.endpoint, **own}, "endpoint")
+
+
 class StudyFile(Config):
     """The resolved body of a study file, lists still lists."""
 
@@ -75,22 +111,28 @@ class StudyFile(Config):
     question: str
     version: Annotated[int, Field(ge=1)] = 1
     """Raised when the study changes meaning."""
-    base: str = "embedded"
+    base: str | Annotated[tuple[str, ...], Field(min_length=1)] = "embedded"
+    """A base, or a list of bases that are compared."""
     sources: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    supervision: SupervisionChoice = SupervisionChoice()
+    supervision: dict[str, Any] = {}
+    """How documents become examples (`SupervisionChoice`); lists are the grid."""
     modules: dict[str, Any]
     contrasts: tuple[dict[str, Any], ...] = ()
     """Further grids: paths of `modules` set to other values (`{modules.budget: {steps: 400}}`), optionally confined
     to some `sources: [NAME]` and `sizes: [TOKENS]`."""
     skip: tuple[Skip, ...] = ()
-    partition: Literal["corpus"] = "corpus"
-    """How a source is cut into modules; `corpus`: one module for all."""
+    partition: str | Annotated[tuple[str, ...], Field(min_length=1)] = "corpus"
+    """How a source is cut into modules, or a list of ways: `corpus` (one for all), `document`, `chunk`, `tokens:N`."""
+    chunking: str = "512"
+    """What a chunk is for partition `chunk`: TOKENS, TOKENS/OVERLAP or structure:TOKENS."""
     seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Training seeds 0..n-1."""
     readings: Annotated[tuple[str, ...], Field(min_length=1)]
     retrieval: dict[str, Any] = {}
     """How readings with passages find them (`Retrieval`); lists are the grid."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
+    judge: JudgeChoice | None = None
+    """Who gives the metric `judge`; without it that metric is shown as missing."""
     capacity: dict[str, CapacityChoice] = {}
     """Per source: from which score T_max is read, at which thresholds."""
     expect: tuple[Expectation, ...] = ()
@@ -101,13 +143,15 @@ class Point:
     """One point of the grid of modules.
 
     Attributes:
-        config: Its settings; while its rate is still to be chosen, the first rate tried.
-        sweep: The rates to choose from, or None.
+        config: Its settings; while some are still to be chosen, the first ones tried.
+        tried: All settings to choose from; empty where there is nothing to choose.
+        dev_tokens: Size of the dev split on which they are tried.
         sizes: The source sizes it is confined to, or None.
     """
 
     config: ModuleConfig
-    sweep: Sweep | None = None
+    tried: tuple[ModuleConfig, ...] = ()
+    dev_tokens: int = 0
     sizes: tuple[int, ...] | None = None
 
 
@@ -117,6 +161,9 @@ class Study:
     Attributes:
         points: Per source the points of its grid and contrasts.
         retrievals: The ways passages are found.
+        supervisions: The ways supervision is made, in the order of the file.
+        partitions: The ways sources are cut into modules.
+        bases: Names of the bases.
         chosen: What the sweeps found, one row per point (`studies.tuning`); empty before and without them.
     """
 
@@ -124,7 +171,10 @@ class Study:
         self.file, self.body, self.scale = file, body, scale
         self.sources = {key: source_config(value, f"sources.{key}") for key, value in file.sources.items()}
         self.points = {key: _points(file, key) for key in file.sources}
-        self.retrievals = _retrievals(file)
+        self.retrievals = tuple(_product(Retrieval, file.retrieval, "retrieval"))
+        self.supervisions = tuple(_product(SupervisionChoice, file.supervision, "supervision"))
+        self.partitions = (file.partition,) if isinstance(file.partition, str) else file.partition
+        self.bases = (file.base,) if isinstance(file.base, str) else file.base
         self.chosen: list[dict] = []
 
     @property
@@ -157,39 +207,77 @@ def _points(file: StudyFile, source: str) -> list[Point]:
                 grid.set_path(body, path, copy.deepcopy(value), where=where)
         sizes = tuple(changes["sizes"]) if "sizes" in changes else None
         for settings in grid.expand(body["modules"], source=source):
-            rate = settings.get("optimizer", {}).get("lr")
             try:
-                sweep = None
-                if isinstance(rate, Mapping):
-                    sweep = Sweep.model_validate(rate)
-                    settings["optimizer"]["lr"] = sweep.sweep[0]
-                point = Point(ModuleConfig.model_validate(settings), sweep, sizes)
-                known = found.setdefault((point.config, point.sweep), point)
+                tried, dev_tokens = _choices(settings)
+                configs = [ModuleConfig.model_validate(one) for one in tried]
+                swept = tuple(configs) if dev_tokens else ()
+                point = Point(configs[0], swept, dev_tokens, sizes)
+                known = found.setdefault((point.config, point.tried), point)
                 if known.sizes is not None:  # named by several contrasts: at the sizes of each
                     wider = None if sizes is None else tuple(sorted({*known.sizes, *sizes}))
-                    found[point.config, point.sweep] = replace(known, sizes=wider)
+                    found[point.config, point.tried] = replace(known, sizes=wider)
+            except InputError as error:
+                faults.append(f"{where}: {error}")
             except ValidationError as error:
-                swept = error.title == "Sweep"
-                faults += faults_of(
-                    Sweep if swept else ModuleConfig, error, f"{where}.optimizer.lr" if swept else where
-                )
+                kinds: dict[str, tuple[type[Config], str]] = {
+                    "Sweep": (Sweep, ".optimizer.lr"),
+                    "LengthSweep": (LengthSweep, ".budget"),
+                }
+                kind, place = kinds.get(error.title, (ModuleConfig, ""))
+                faults += faults_of(kind, error, where + place)
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
     return list(found.values())
 
 
-def _retrievals(file: StudyFile) -> tuple[Retrieval, ...]:
-    """Every combination of the listed values of `retrieval`."""
-    axes = [value if isinstance(value, list) else [value] for value in file.retrieval.values()]
+def _choices(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
+    """Every combination of swept settings of one point, and the size of the dev split (0: nothing is swept).
+
+    Raises:
+        ValidationError: a malformed sweep.
+        InputError: a budget is swept without a rate, which says how large the dev split is.
+    """
+    rate = settings.get("optimizer", {}).get("lr")
+    axes: list[list[tuple[str, str, Any]]] = []
+    sweep = Sweep.model_validate(rate) if isinstance(rate, Mapping) else None
+    if sweep is not None:
+        axes.append([("optimizer", "lr", value) for value in sweep.sweep])
+    for name in ("steps", "exposures"):
+        value = settings.get("budget", {}).get(name)
+        if isinstance(value, Mapping):
+            if sweep is None:
+                raise InputError(
+                    f"budget.{name} is swept, so optimizer.lr must be: {{sweep: [...], dev_tokens: N}}"
+                )
+            lengths = LengthSweep.model_validate(value).sweep
+            axes.append([("budget", name, int(one) if name == "steps" else one) for one in lengths])
+    found = []
+    for chosen in itertools.product(*axes):
+        point = copy.deepcopy(settings)
+        for part, name, value in chosen:
+            point[part][name] = value
+        found.append(point)
+    return found, sweep.dev_tokens if sweep is not None else 0
+
+
+C = TypeVar("C", bound=Config)
+
+
+def _product(kind: type[C], section: Mapping[str, Any], where: str) -> list[C]:
+    """Every combination of the listed values of a section, each once. Raises `Faults` with what is wrong with any."""
+    axes = [value if isinstance(value, list) else [value] for value in section.values()]
     found, faults = [], []
     for chosen in itertools.product(*axes):
         try:
-            found.append(Retrieval.model_validate(dict(zip(file.retrieval, chosen, strict=True))))
+            found.append(kind.model_validate(dict(zip(section, chosen, strict=True))))
+        except InputError as error:
+            faults += error.faults if isinstance(error, Faults) else [f"{where}: {error}"]
         except ValidationError as error:
-            faults += faults_of(Retrieval, error, "retrieval")
+            faults += faults_of(kind, error, where)
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
-    return tuple(dict.fromkeys(found))
+    unique: dict[str, C] = {one.model_dump_json(): one for one in found}
+    return list(unique.values())
 
 
 def _faults_of_parts(file: StudyFile) -> list[str]:
@@ -231,7 +319,15 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
             collect(_points, file, key)
             if key in file.capacity and not faults:
                 faults += _faults_of_capacity(key, _points(file, key))
-    collect(_retrievals, file)
+    collect(_product, Retrieval, file.retrieval, "retrieval")
+    collect(_product, SupervisionChoice, file.supervision, "supervision")
+    collect(Chunking.parse, file.chunking)
+    for way in (file.partition,) if isinstance(file.partition, str) else file.partition:
+        collect(check_partition, way)
+        if way != "corpus" and file.capacity:
+            faults.append(
+                f"partition: {way} with capacity; limits are read off one module per source: use corpus"
+            )
     for key, choice in file.capacity.items():
         if key not in file.sources:
             faults.append(f"capacity: unknown source {key!r}; {nearest(key, file.sources)}")
@@ -240,8 +336,9 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
                 f"capacity.{key}.metric: {choice.metric!r} is not measured; {nearest(choice.metric, file.metrics)}"
             )
     faults += [
-        f"retrieval.{field}: an empty list has no values"
-        for field, value in file.retrieval.items()
+        f"{name}.{field}: an empty list has no values"
+        for name, section in (("retrieval", file.retrieval), ("supervision", file.supervision))
+        for field, value in section.items()
         if value == []
     ]
     faults += [
@@ -292,15 +389,6 @@ def validate(body: Mapping[str, Any], scale: str) -> Study:
                 faults.append(
                     f"{field}: unknown {registry.kind} {name!r}; {nearest(str(name), registry.names())}"
                 )
-    recipe = (
-        (body.get("supervision") or {}).get("recipe", "raw")
-        if isinstance(body.get("supervision"), dict)
-        else "raw"
-    )
-    if recipe not in RECIPES:
-        faults.append(
-            f"supervision.recipe: unknown recipe {recipe!r}; {nearest(str(recipe), RECIPES.names())}"
-        )
     if isinstance(body.get("modules"), dict):
         unknown = set(body["modules"]) - set(ModuleConfig.model_fields)
         faults += [

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from loramem.metrics.edits import harmonic_mean
-from loramem.metrics.intervals import bootstrap_means, mean_interval
-from loramem.metrics.paired import holm, paired_difference
+from loramem.metrics.intervals import bootstrap_means, bounds, mean_interval
+from loramem.metrics.paired import holm
 from loramem.metrics.scorers import METRICS
 from loramem.studies.expectations import SELECTABLE, Expectation, judge
 from loramem.studies.knowledge import gains, knowledge
+from loramem.studies.pairing import clustered_by, difference_of, means_by_fact
 
 AGAINST = ("closed", "wrong-module", "random-module", "icl", "rag")
 COMPARED = ("exact_match", "efficacy", "paraphrase", "neighbourhood", "token_f1")
@@ -24,10 +25,10 @@ Groups = dict[tuple, pd.DataFrame]
 
 
 def scores_grid(items: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Sums and counts of scored items, `[seeds, facts]`, and the facts' names."""
+    """Sums and counts of scored items, `[seeds, units]`, and the units' names: facts or documents (`clustered_by`)."""
     scored = items[items["value"].notna()]
     seed_I, seeds = pd.factorize(scored["seed"], sort=True)
-    case_I, cases = pd.factorize(scored["case"])
+    case_I, cases = pd.factorize(scored[clustered_by(scored)])
     sums, counts = np.zeros((len(seeds), len(cases))), np.zeros((len(seeds), len(cases)))
     np.add.at(sums, (seed_I, case_I), scored["value"].to_numpy(float))
     np.add.at(counts, (seed_I, case_I), 1.0)
@@ -60,19 +61,20 @@ def cell_rows(rows: pd.DataFrame, items: pd.DataFrame) -> list[dict]:
             row.update(_derived(cell, metric, grouped))
         else:
             sums, counts, _ = scores_grid(own)
-            binary = bool(own["value"].dropna().isin((0.0, 0.5, 1.0)).all())
-            mean, low, high = mean_interval(sums, counts, binary=binary) if sums.size else (math.nan,) * 3
+            highest = METRICS.get(metric).highest
+            unit = highest or 1.0  # points of a scale are shares of its highest point
+            binary = bool((own["value"].dropna() / unit).isin((0.0, 0.5, 1.0)).all())
+            mean, low, high = (
+                mean_interval(sums / unit, counts, binary=binary) if sums.size else (math.nan,) * 3
+            )
             facts = int(own["case"].nunique())
-            times = (
+            times = unit * (
                 facts if METRICS.get(metric).total else 1
             )  # a sum over facts is their mean times their number
             row.update(mean=times * mean, ci_low=times * low, ci_high=times * high, facts=facts)
-            if row["n_failed"] and METRICS.get(metric).unit == "share":
-                total = row["n"] + row["n_failed"]
-                row.update(
-                    bound_low=float(sums.sum() / total),
-                    bound_high=float((sums.sum() + row["n_failed"]) / total),
-                )
+            if row["n_failed"] and highest is not None:
+                _, low, high = bounds(list(own["value"]), 0.0, highest)
+                row.update(bound_low=low, bound_high=high)
         found.append(row)
     return found
 
@@ -96,22 +98,20 @@ def _derived(cell: str, metric: str, grouped: Groups) -> dict:
 def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> list[dict]:
     """Every module as it ended against the other readings of the same facts; p-values adjusted over all (Holm)."""
     cells = rows.drop_duplicates(["cell", "metric", "probe"])
-    means = {
-        key: part.groupby("case")["value"].mean()
-        for key, part in items.dropna(subset=["value"]).groupby(["cell", "metric", "probe"], dropna=False)
-    }
+    means = means_by_fact(items)
     found = []
     tested = cells["metric"].isin([metric for metric in metrics if metric in COMPARED])
     ended = cells["snapshot"].isna()
-    others = {
-        key: part
-        for key, part in cells[tested & cells["reading"].isin(AGAINST)].groupby(
-            ["source", "size_tokens", "metric", "probe"], dropna=False
-        )
-    }
+    others: dict[tuple, list[pd.Series]] = {}
+    for _, cell in cells[tested & cells["reading"].isin(AGAINST)].iterrows():
+        others.setdefault(_values(cell, PLACE), []).append(cell)
+    references = _references(cells[tested & ended & (cells["reading"] == "module")])
     for _, mine in cells[tested & ended & (cells["reading"] == "module")].iterrows():
-        match = others.get((mine["source"], mine["size_tokens"], mine["metric"], mine["probe"]))
-        for _, theirs in match.iterrows() if match is not None else ():
+        rivals = list(others.get(_values(mine, PLACE), ()))
+        reference = references.get(_values(mine, SAME))
+        if reference is not None and reference["cell"] != mine["cell"]:
+            rivals.append(reference)
+        for theirs in rivals:
             control = theirs["reading"] in ("wrong-module", "random-module")
             if control and theirs["cell"] != f"{mine['cell'].removesuffix('-module')}-{theirs['reading']}":
                 continue
@@ -122,7 +122,7 @@ def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str])
             shared = a.index.intersection(b.index)
             if len(shared) == 0:
                 continue
-            mean, low, high, p = paired_difference(a[shared].to_numpy(float), b[shared].to_numpy(float))
+            mean, low, high, p = difference_of(a, b)
             found.append(
                 {
                     "cell": mine["cell"],
@@ -141,6 +141,24 @@ def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str])
     return found
 
 
+PLACE = ["source", "size_tokens", "base_name", "metric", "probe"]
+"""Columns that say what was asked of which base: readings are compared within them."""
+SAME = [*PLACE, "partition", "rank", "alpha", "targets", "layers", "variant", "objective", "budget", "lr"]
+"""Columns in which modules that differ in nothing but their supervision are equal."""
+
+
+def _values(cell: pd.Series, columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(cell[name]) for name in columns)
+
+
+def _references(modules: pd.DataFrame) -> dict[tuple, pd.Series]:
+    """Of modules that differ in nothing but their supervision, the first one of the study: what the others are held against."""
+    found: dict[tuple, pd.Series] = {}
+    for _, cell in modules.iterrows():
+        found.setdefault(_values(cell, SAME), cell)
+    return found
+
+
 def summarise(
     rows: pd.DataFrame, items: pd.DataFrame, expect: Sequence[Expectation], *, metrics: Sequence[str]
 ) -> dict:
@@ -149,7 +167,7 @@ def summarise(
     table = pd.DataFrame(cells)
     compared = comparisons(rows, items, metrics)
     verdicts = (
-        [judge(expectation, table) for expectation in expect]
+        [judge(expectation, table, items) for expectation in expect]
         if len(table)
         else [
             {"claim": e.claim, "verdict": "undecided", "reason": "no cell has a result", "cells": []}

@@ -1,9 +1,9 @@
-"""Learning rates chosen on knowledge that the study never asks about: one sweep per point of the grid.
+"""Settings chosen on knowledge that the study never asks about: one sweep per point of the grid.
 
-A study that compares ranks at one rate compares how well that rate suits each rank (PITFALLS 43); a rate
-chosen on the test facts is no longer tested on them (PITFALLS 44). So every point of the grid whose rate is
-`{sweep: [...], dev_tokens: N}` is trained at each rate on N tokens of the source's dev split, and the rate with the
-lowest loss on the answers is taken. The modules lie in the store like any other.
+A study that compares ranks or bases at one rate compares how well that rate suits each of them (PITFALLS 43); settings
+chosen on the test facts are no longer tested on them (PITFALLS 44). So every point of the grid whose rate is
+`{sweep: [...], dev_tokens: N}` (and, where given, whose budget is a sweep) is trained at every setting on N tokens of the
+source's dev split, and the setting with the lowest loss on the answers is taken. The modules lie in the store like any other.
 """
 
 from __future__ import annotations
@@ -17,65 +17,79 @@ from loramem.core.files import read_jsonl
 from loramem.modules.recipe import ModuleConfig
 from loramem.modules.store import Store
 from loramem.sources.catalogue import Source, load_dev
+from loramem.studies.cells import Cell, ModulePlan
 from loramem.studies.execute import Outcome, read_missing, train_missing
-from loramem.studies.plan import Cell, Learnt, ModulePlan, learn, plan_module
+from loramem.studies.learning import Synthesis
+from loramem.studies.plan import plan_module
 from loramem.studies.progress import Progress
 from loramem.studies.spec import Point, Study
+from loramem.synthesis.recipes import parse_recipe
 
 SWEEP_SEED = 0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One rate tried at one point."""
+    """One setting tried at one point: a module for each part of the dev split, each asked its own questions."""
 
     point: Point
-    module: ModulePlan
-    task: ReadingTask
-
-    @property
-    def lr(self) -> float:
-        return self.module.config.optimizer.lr
+    config: ModuleConfig
+    modules: tuple[ModulePlan, ...]
+    tasks: tuple[ReadingTask, ...]
 
 
-def at_rate(config: ModuleConfig, lr: float) -> ModuleConfig:
-    return config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"lr": lr})})
+def plan_sweeps(study: Study, base: Base, synthesis: Synthesis | None = None) -> dict[str, list[Candidate]]:
+    """Per source every (point, setting) to be tried, on the study's first partition and most written supervision.
 
-
-def plan_sweeps(study: Study, base: Base) -> dict[str, list[Candidate]]:
-    """Per source every (point, rate) to be tried. Raises `InputError` where a source has too little left for a dev split."""
+    Raises:
+        InputError: a source has too little left for a dev split, or none.
+    """
+    synthesis = synthesis or Synthesis(base, pieces=study.file.chunking)
     found: dict[str, list[Candidate]] = {}
+    # of several supervisions the one with most parts: settings are chosen once, for all that are compared
+    choice = max(study.supervisions, key=lambda one: len(parse_recipe(one.recipe)))
     for key, points in study.points.items():
-        splits: dict[int, Learnt] = {}
+        splits: dict[int, Source] = {}
         for point in points:
-            if point.sweep is None:
+            if not point.tried:
                 continue
-            size = point.sweep.dev_tokens
+            size = point.dev_tokens
             if size not in splits:
                 dev = load_dev(study.sources[key], size, base.prompts.count)
                 trained = tuple(probe for probe in dev.probes if probe.phrasing == "trained")
-                splits[size] = learn(study.file.supervision.recipe, base, key, replace(dev, probes=trained))
-            for lr in point.sweep.sweep:
-                module = plan_module(base, at_rate(point.config, lr), splits[size], SWEEP_SEED)
-                task = ReadingTask("module", splits[size].source, module.id)
-                found.setdefault(key, []).append(Candidate(point, module, task))
+                splits[size] = replace(dev, probes=trained)
+            parts = synthesis.learn(key, None, splits[size], choice, study.partitions[0])
+            for config in point.tried:
+                modules = tuple(plan_module(base, config, part, SWEEP_SEED) for part in parts)
+                tasks = tuple(ReadingTask("module", m.source, m.id) for m in modules if m.source.probes)
+                found.setdefault(key, []).append(Candidate(point, config, modules, tasks))
     return found
 
 
-def tune(study: Study, base: Base, store: Store, outcome: Outcome, progress: Progress, *, rows: int) -> Study:
-    """Run the sweeps and return the study with every rate chosen; a study without sweeps comes back as it is.
+def tune(
+    study: Study,
+    base: Base,
+    store: Store,
+    outcome: Outcome,
+    progress: Progress,
+    synthesis: Synthesis | None = None,
+    *,
+    rows: int,
+) -> Study:
+    """Run the sweeps and return the study with every setting chosen; a study without sweeps comes back as it is.
 
     Raises:
-        RunFailed: no rate of a point could be trained.
+        RunFailed: no setting of a point could be trained.
     """
-    planned = plan_sweeps(study, base)
+    planned = plan_sweeps(study, base, synthesis)
     candidates = [candidate for found in planned.values() for candidate in found]
     if not candidates:
         return study
-    progress.say(f"sweeping learning rates on dev splits: {len(candidates)} modules")
-    train_missing([c.module for c in candidates], base, store, outcome, progress, rows=rows)
+    modules = {module.id: module for candidate in candidates for module in candidate.modules}
+    progress.say(f"sweeping settings on dev splits: {len(modules)} modules")
+    train_missing(modules.values(), base, store, outcome, progress, rows=rows)
     cells = [
-        Cell("sweep", SWEEP_SEED, "module", c.module.source_key, c.task.source, c.task, c.module)
+        Cell("sweep", SWEEP_SEED, "module", c.modules[0].source_key, c.modules[0].source, c.tasks, c.modules)
         for c in candidates
     ]
     read_missing(cells, base, store, outcome, progress, rows=rows)
@@ -84,40 +98,62 @@ def tune(study: Study, base: Base, store: Store, outcome: Outcome, progress: Pro
     for key, own in study.points.items():
         points[key] = []
         for point in own:
-            tried = {
-                c.lr: answer_loss(c.task.source, c.task.identity(base), store)
+            tried = [
+                (c.config, answer_loss(c.tasks, base, store))
                 for c in planned.get(key, ())
                 if c.point == point
-            }
+            ]
             if not tried:
                 points[key].append(point)
                 continue
             best = _best(key, point, tried)
-            points[key].append(replace(point, config=at_rate(point.config, best), sweep=None))
+            points[key].append(replace(point, config=best, tried=()))
             chosen.append({
-                "source": key, "rank": point.config.spec.rank, "budget": point.config.budget.label,
-                "dev_tokens": point.sweep.dev_tokens if point.sweep else 0, "lr": best,
-                "tried": [{"lr": lr, "nats_per_token": loss} for lr, loss in tried.items()],
-                "at_edge": len(tried) > 1 and best in (min(tried), max(tried)),
+                "base": base.name, "source": key, "rank": point.config.spec.rank, "budget": best.budget.label,
+                "dev_tokens": point.dev_tokens, "lr": best.optimizer.lr,
+                "tried": [{"lr": c.optimizer.lr, "budget": c.budget.label, "nats_per_token": loss} for c, loss in tried],
+                "swept": _swept([config for config, _ in tried]), "at_edge": _at_edge(best, [config for config, _ in tried]),
             })  # fmt: skip
     return study.with_rates(points, chosen)
 
 
-def _best(source: str, point: Point, tried: dict[float, float | None]) -> float:
-    good = [(loss, lr) for lr, loss in tried.items() if loss is not None]
+def _best(source: str, point: Point, tried: list[tuple[ModuleConfig, float | None]]) -> ModuleConfig:
+    good = [(loss, number) for number, (_, loss) in enumerate(tried) if loss is not None]
     if not good:
-        rates = ", ".join(f"{lr:g}" for lr in tried)
+        rates = ", ".join(f"{config.optimizer.lr:g} for {config.budget.label}" for config, _ in tried)
         raise RunFailed(
-            f"no learning rate of {rates} could be trained at rank {point.config.spec.rank} on {source}"
+            f"no setting of {rates} could be trained at rank {point.config.spec.rank} on {source}"
         )
-    return min(good)[1]
+    return tried[min(good)[1]][0]
 
 
-def answer_loss(source: Source, reading: str, store: Store) -> float | None:
-    """Mean over facts of the loss on the answer, in nats per token; None without a reading."""
-    if not store.has_reading(reading):
-        return None
-    rows = read_jsonl(store.reading_folder(reading) / "predictions.jsonl")
-    losses = [-sum(row["gold_nats"]) / len(row["gold_nats"]) for row in rows if row.get("gold_nats")]
-    assert len(losses) == len(source.probes), (len(losses), len(source.probes))
-    return sum(losses) / len(losses)
+def _swept(tried: list[ModuleConfig]) -> list[str]:
+    """What differs among the settings tried."""
+    differs: dict[str, set] = {
+        "lr": {config.optimizer.lr for config in tried},
+        "budget": {config.budget.label for config in tried},
+    }
+    return [name for name, values in differs.items() if len(values) > 1]
+
+
+def _at_edge(best: ModuleConfig, tried: list[ModuleConfig]) -> bool:
+    """Whether the chosen rate or length is the lowest or highest one tried: a better one may lie beyond."""
+    for value in (lambda c: c.optimizer.lr, lambda c: c.budget.steps or c.budget.exposures or 0):
+        values = {value(config) for config in tried}
+        if len(values) > 1 and value(best) in (min(values), max(values)):
+            return True
+    return False
+
+
+def answer_loss(tasks: tuple[ReadingTask, ...], base: Base, store: Store) -> float | None:
+    """Mean over facts of the loss on the answer, in nats per token; None without a reading of every task."""
+    losses: list[float] = []
+    for task in tasks:
+        reading = task.identity(base)
+        if not store.has_reading(reading):
+            return None
+        rows = read_jsonl(store.reading_folder(reading) / "predictions.jsonl")
+        own = [-sum(row["gold_nats"]) / len(row["gold_nats"]) for row in rows if row.get("gold_nats")]
+        assert len(own) == len(task.probes), (len(own), len(task.probes))
+        losses += own
+    return sum(losses) / len(losses) if losses else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from loramem.core.config import Config
+from loramem.core.errors import InputError
 from loramem.core.files import read_json, write_json
 from loramem.core.identity import digest
 
@@ -107,11 +108,24 @@ class Completer(Protocol):
         ...
 
 
+class Unasked:
+    """Stands for a completer that must not be asked (a dry run): every reply is a failure."""
+
+    def __init__(self, completer: Completer):
+        self.completer, self.name = completer, completer.name
+
+    def identity(self) -> dict:
+        return self.completer.identity()
+
+    def complete(self, asks: Sequence[Ask], on_reply: OnReply | None = None) -> list[Reply]:
+        return [Failure("limit", "a dry run asks nothing") for _ in asks]
+
+
 class Cached:
     """A completer whose answers are kept in files, so that a stopped run goes on without asking again.
 
     The key holds the completer's identity (model and sampling), both turns, the schema, the length limit and the sample's
-    number. Only answers are kept: a failure is asked again the next time.
+    number. Only answers are kept: a failure is asked again the next time, and so is what a damaged file held.
     """
 
     def __init__(self, completer: Completer, folder: Path):
@@ -129,8 +143,8 @@ class Cached:
         paths = [self.path(ask) for ask in asks]
         replies: dict[int, Reply] = {}
         for index, path in enumerate(paths):
-            if path.exists():
-                replies[index] = replace(Answer(**read_json(path)), cached=True)
+            if kept := _read(path):
+                replies[index] = kept
                 if on_reply:
                     on_reply(index, replies[index])
         missing = [index for index in range(len(asks)) if index not in replies]
@@ -149,13 +163,30 @@ class Cached:
             if on_reply:
                 on_reply(index, reply)
 
-        self.completer.complete([asks[index] for index in asked], keep)
+        for position, reply in enumerate(self.completer.complete([asks[index] for index in asked], keep)):
+            if asked[position] not in replies:  # one that is not told when it is there
+                keep(position, reply)
         for index in missing:
             if index not in replies:
-                replies[index] = replies[first[paths[index]]]
+                replies[index] = _again(replies[first[paths[index]]])
                 if on_reply:
                     on_reply(index, replies[index])
         return [replies[index] for index in range(len(asks))]
+
+
+def _read(path: Path) -> Answer | None:
+    """The answer kept in a file; None where there is none, or none that can be read."""
+    try:
+        return replace(Answer(**read_json(path)), cached=True)
+    except (InputError, TypeError):
+        return None
+
+
+def _again(reply: Reply) -> Reply:
+    """A reply to a prompt that was asked once and is wanted twice: the second time it cost nothing."""
+    if isinstance(reply, Answer):
+        return replace(reply, cached=True)
+    return replace(reply, prompt_tokens=0, new_tokens=0, seconds=0.0)
 
 
 def _plain(answer: Answer) -> dict:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +11,6 @@ from loramem.base.prompts import Encoded, PromptBuilder
 from loramem.core.errors import Faults, InputError
 from loramem.core.files import read_jsonl, write_jsonl
 from loramem.core.identity import digest
-from loramem.core.registry import Registry
-from loramem.sources.types import Document
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,9 @@ class Example:
             or `text` (prompt empty, answer the text).
         prompt, answer: What is asked and what is learnt.
         document: Id of the document it was made from.
-        record: Id of the record (the span) it was made from.
+        record: Id of the record or unit (`synthesis.units`) it was made from.
+        span: Characters of the document's text it was made from; None where that is not known.
+        recipe: The part of the recipe it belongs to, e.g. `qa`.
         generator: Who wrote it; `source` where it is the document's own words.
         prompt_hash: Hash of the generator's prompt; empty where there was none.
         tokens_spent: Generator tokens it cost.
@@ -41,19 +41,73 @@ class Example:
     prompt_hash: str = ""
     tokens_spent: int = 0
     context: str = ""
+    span: tuple[int, int] | None = None
+    recipe: str = "raw"
+
+
+@dataclass
+class Made:
+    """What one part of a recipe made of one unit, and what that cost.
+
+    Attributes:
+        unit, document, recipe: Where and what.
+        asked: Items asked for; 0 where the recipe does not count (`raw`, `published`).
+        written: Examples kept.
+        duplicates, ungrounded: Items left out: written before, or not borne out by the text.
+        failures: Calls that gave nothing, by kind (`synthesis.completing.Failure`).
+        facts, covered: Facts of the unit and those some example is about; None where facts are not known.
+        values, wrong: Values stated and how many of them are not what the document says; None where not known.
+        calls, prompt_tokens, new_tokens, seconds, cost: Spent on it, cached answers included; cost None without prices.
+        cached: Calls answered from the cache: nothing was spent on them this time.
+    """
+
+    unit: str
+    document: str
+    recipe: str
+    asked: int = 0
+    written: int = 0
+    duplicates: int = 0
+    ungrounded: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    facts: int | None = None
+    covered: int | None = None
+    values: int | None = None
+    wrong: int | None = None
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    seconds: float = 0.0
+    cost: float | None = None
+
+    @property
+    def shortfall(self) -> int:
+        return max(0, self.asked - self.written)
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """Examples in a fixed order, and the recipe that made them."""
+    """Examples in a fixed order, the recipe that made them, and the account of the making."""
 
     recipe: str
     examples: tuple[Example, ...]
+    made: tuple[Made, ...] = ()
 
     @property
     def hash(self) -> str:
         """Content identity: what is learnt, not what it was called or cost."""
         return digest([[e.form, e.prompt, e.answer] for e in self.examples])
+
+    def of(self, units: Collection[str]) -> Supervision:
+        """What was made of some units (`Made.unit`): examples stand in the order of `made`."""
+        assert sum(one.written for one in self.made) == len(self.examples), "the account does not match"
+        kept: list[Example] = []
+        start = 0
+        for one in self.made:
+            if one.unit in units:
+                kept += self.examples[start : start + one.written]
+            start += one.written
+        return Supervision(self.recipe, tuple(kept), tuple(one for one in self.made if one.unit in units))
 
     def encode(self, prompts: PromptBuilder) -> tuple[Encoded, ...]:
         """Token ids of every example, through the one prompt and label builder."""
@@ -67,25 +121,6 @@ def encode(example: Example, prompts: PromptBuilder, context: str | None = None)
     if example.form == "cloze":
         return prompts.cloze_example(example.prompt, example.answer, context)
     return prompts.text_example(example.answer, context)
-
-
-def raw(documents: Sequence[Document]) -> Iterable[Example]:
-    """Recipe `raw`: the documents' own words. A question of a record stands in the user turn (PITFALLS 1)."""
-    for document in documents:
-        for record in document.records:
-            if record.form == "text":
-                yield Example("text", "", record.text, document.id, record.id)
-            else:
-                yield Example(record.form, record.prompt, record.answer, document.id, record.id)
-
-
-RECIPES: Registry = Registry("supervision recipe")
-RECIPES.add("raw", raw)
-
-
-def synthesize(documents: Sequence[Document], recipe: str = "raw") -> Supervision:
-    """Make supervision from documents. Raises `UnknownName` for a recipe that does not exist."""
-    return Supervision(recipe, tuple(RECIPES.get(recipe)(documents)))
 
 
 def save(supervision: Supervision, path: Path) -> None:
@@ -113,6 +148,9 @@ def load(path: Path) -> Supervision:
         row.setdefault("document", str(path.name))
         row.setdefault("record", str(number))
         row.setdefault("context", "")
+        span = row.pop("span", None)
+        if isinstance(span, list) and len(span) == 2 and all(isinstance(place, int) for place in span):
+            row["span"] = (span[0], span[1])
         bad = [key for key in ("prompt", "answer", "context") if not isinstance(row.get(key), str)]
         if bad or row.get("form") not in ("chat", "cloze", "text") or not row["answer"].strip():
             faults.append(

@@ -1,0 +1,63 @@
+"""Evaluation questions in a file of their own, beside documents that have none: what `loramem data probe` writes.
+
+One JSON object a line: `document` (its id), `question`, `answers` (a list; or `answer`), and optionally `level`, `split`
+(`train`, `dev`, `test`), `generator`, `id`. People write such files by hand as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+from loramem.core.errors import Faults, nearest
+from loramem.sources.published import raise_faults
+from loramem.sources.remote import rows
+from loramem.sources.types import Document, Probe
+
+Split = Literal["train", "dev", "test", "all"]
+SPLITS = ("train", "dev", "test")
+
+
+def read_probes(
+    path: Path, documents: Collection[Document], split: Split = "test"
+) -> tuple[list[Probe], list[str]]:
+    """(probes of one split in the file's order, names of the generators that wrote them).
+
+    Raises:
+        Faults: every malformed line, unknown document or id given twice; a split without questions.
+    """
+    first = {document.id: document.records[0].id for document in documents}
+    faults: list[str] = []
+    found: dict[str, Probe] = {}
+    writers: dict[str, None] = {}
+    for number, (place, row) in enumerate(rows(path, faults), start=1):
+        answers = row.get("answers", [row["answer"]] if "answer" in row else None)
+        question, document = row.get("question"), row.get("document")
+        if not isinstance(question, str) or not question.strip():
+            faults.append(f"{place}: needs question (text)")
+        elif (
+            not isinstance(answers, list)
+            or not answers
+            or not all(isinstance(a, str) and a.strip() for a in answers)
+        ):
+            faults.append(f"{place}: needs answers (a list of text) or answer (text)")
+        elif document not in first:
+            faults.append(
+                f"{place}: document {document!r} is not among the documents; {nearest(str(document), list(first)[:50])}"
+            )
+        elif row.get("split", "test") not in SPLITS:
+            faults.append(f"{place}: split {row['split']!r}; {nearest(str(row['split']), SPLITS)}")
+        elif split in ("all", row.get("split", "test")):
+            id = str(row.get("id", f"{document}-p{number}"))
+            if id in found:
+                faults.append(f"{place}: id {id!r} stands in the file twice")
+            found[id] = Probe(
+                id, first[document], document, "generate", "heldout", question.strip(),
+                tuple(a.strip() for a in answers), level=str(row.get("level", "")),
+            )  # fmt: skip
+            writers.setdefault(str(row.get("generator", "unknown")))
+    raise_faults(faults)
+    if not found:
+        raise Faults(f"{path}: no question of split {split!r}; allowed: {', '.join((*SPLITS, 'all'))}")
+    return list(found.values()), list(writers)

@@ -1,0 +1,308 @@
+"""The cells of a study: which module or context answers which questions, and what each is called."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loramem.answering.readings import STEMS, ReadingTask
+from loramem.base.model import Base
+from loramem.core.errors import InputError
+from loramem.modules.controls import random_recipe
+from loramem.modules.recipe import ModuleConfig, module_hash
+from loramem.modules.spec import Distractors, LoraSpec, Optimizer
+from loramem.retrieval import Retrieval
+from loramem.sources.catalogue import Source
+from loramem.studies.learning import Learnt, Synthesis, parts_of
+from loramem.studies.spec import Study
+from loramem.synthesis.generators import SupervisionChoice
+from loramem.training import TrainJob
+
+CONTROL_SEED = 0
+"""Controls are read for one training seed: what they vary over is facts."""
+
+
+@dataclass(frozen=True)
+class ModulePlan:
+    """One module to be trained, and where in the grid it stands."""
+
+    id: str
+    recipe: dict
+    config: ModuleConfig
+    learnt: Learnt
+    seed: int
+    job: TrainJob
+    parameters: int
+
+    @property
+    def source(self) -> Source:
+        return self.learnt.source
+
+    @property
+    def source_key(self) -> str:
+        return self.learnt.key
+
+    def exposures(self, steps: int) -> float:
+        """How often each example is seen within `steps`."""
+        return steps * self.config.optimizer.batch / len(self.learnt.examples)
+
+
+@dataclass(frozen=True)
+class ControlPlan:
+    """A random module of a trained module's spec and norms; made in a moment once its parent is there."""
+
+    id: str
+    recipe: dict
+    parent: ModulePlan
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One reading of one point of the grid for one training seed; its results become rows.
+
+    Attributes:
+        source: The whole source.
+        tasks: What is read: one task, or one per part where each part is asked with its own module or context.
+        modules: The point of the grid, one module per part (for a control: the modules it is the control of).
+        snapshot: The training step at which the modules are read; None: as they ended.
+        partition: How the source was cut; None where that makes no difference.
+    """
+
+    slug: str
+    seed: int | None
+    stem: str
+    source_key: str
+    source: Source
+    tasks: tuple[ReadingTask, ...]
+    modules: tuple[ModulePlan, ...] = ()
+    snapshot: int | None = None
+    partition: str | None = None
+
+    @property
+    def module(self) -> ModulePlan | None:
+        """The first module: all of a cell have the same settings."""
+        return self.modules[0] if self.modules else None
+
+    @property
+    def module_ids(self) -> list[str]:
+        return [task.module for task in self.tasks if task.module]
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What tells cells apart and so stands in their names."""
+
+    varied: Sequence[tuple[str, str]]
+    supervisions: bool
+    generators: bool
+    partitions: bool
+    prefix: str = ""
+
+
+def naming_of(study: Study, key: str, base: Base) -> Naming:
+    choices = study.supervisions
+    return Naming(
+        _varied(study.grid[key], swept={name for row in study.chosen for name in row["swept"]}),
+        len({choice.recipe for choice in choices}) > 1,
+        len({choice.who for choice in choices} - {"source"}) > 1,
+        len(study.partitions) > 1,
+        f"{Path(base.name).name}-" if len(study.bases) > 1 else "",
+    )
+
+
+def _varied(configs: Sequence[ModuleConfig], *, swept: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Fields that take several values over the grid; rank is always named. What follows rank alone (lr) is not, nor is
+    a swept rate or budget, so that a cell keeps its name whatever the sweep found."""
+    found = [("spec", "rank")]
+    fields = [
+        (part, name)
+        for part, kind in (
+            ("spec", LoraSpec),
+            ("optimizer", Optimizer),
+            ("distractors", Distractors),
+        )
+        for name in kind.model_fields
+    ]
+    for section, name in [*fields, ("objective", "label"), ("budget", "label")]:
+        by_rank = {(config.spec.rank, str(_setting(config, section, name))) for config in configs}
+        ranks = {config.spec.rank for config in configs}
+        if name != "rank" and len(by_rank) > len(ranks) and (name if name == "lr" else section) not in swept:
+            found.append((section, name))
+    return found
+
+
+def _setting(config: ModuleConfig, section: str, name: str) -> object:
+    """A setting of a module; None where it has no such section."""
+    return getattr(getattr(config, section), name, None)
+
+
+def slug(
+    naming: Naming,
+    key: str,
+    source: Source,
+    stem: str,
+    *,
+    config: ModuleConfig | None = None,
+    choice: SupervisionChoice | None = None,
+    how: str | None = None,
+    snapshot: int | None = None,
+    retrieval: Retrieval | None = None,
+) -> str:
+    """A readable name: base, source, size, what varies of supervision and module, snapshot, reading."""
+    parts = [naming.prefix + key] + ([str(source.size_tokens)] if source.size_tokens else [])
+    if how is not None and naming.partitions:
+        parts.append(how)
+    if choice is not None:
+        parts += [choice.recipe] if naming.supervisions else []
+        parts += [choice.who] if naming.generators else []
+    if config is not None:
+        for section, name in naming.varied:
+            value = _setting(config, section, name)
+            shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            parts.append(shown if name == "label" else f"{'r' if name == 'rank' else name + '='}{shown}")
+    if snapshot is not None:
+        parts.append(f"at-step-{snapshot}")
+    parts.append(stem)
+    if retrieval is not None and stem == "rag":
+        parts.append(retrieval.label)
+    return "-".join(parts)
+
+
+def context_cells(
+    study: Study, key: str, source: Source, naming: Naming, base: Base, synthesis: Synthesis
+) -> list[Cell]:
+    """The cells without modules. The base alone and retrieval know nothing of partitions (passages come from the whole
+    source); documents in the context are those that a module of the partition learns."""
+    cells = []
+    for name in study.file.readings:
+        stem = STEMS.get(name)
+        if stem.uses_module:
+            continue
+        for how in study.partitions if stem.context == "documents" else (None,):
+            parts = (
+                [source] if how is None else [own for _, own in parts_of(source, how, synthesis.pieces, base)]
+            )
+            for retrieval in _retrievals_of(study, name):
+                tasks = tuple(ReadingTask(name, part, None, retrieval) for part in parts if part.probes)
+                title = slug(naming, key, source, name, how=how, retrieval=retrieval)
+                cells.append(Cell(title, None, name, key, source, tasks, partition=how))
+    return cells
+
+
+def module_cells(
+    study: Study,
+    key: str,
+    source: Source,
+    modules: tuple[ModulePlan, ...],
+    naming: Naming,
+    controls: dict[str, ControlPlan],
+) -> list[Cell]:
+    """The cells of one group of modules, one module per part."""
+    cells = []
+    first = modules[0]
+    for name in study.file.readings:
+        stem = STEMS.get(name)
+        if not stem.uses_module or (stem.control and first.seed != CONTROL_SEED):
+            continue
+        snapshots = (*first.config.budget.snapshots, None) if name == "module" else (None,)
+        for snapshot in snapshots:
+            tasks = []
+            for module in modules:
+                identity = module.id if snapshot is None else f"{module.id}@{snapshot}"
+                if name == "random-module":
+                    control = _control(module)
+                    identity = controls.setdefault(control.id, control).id
+                if module.source.probes:
+                    tasks.append(ReadingTask(name, module.source, identity))
+            title = slug(
+                naming, key, source, name, config=first.config, choice=first.learnt.choice, how=first.learnt.partition,
+                snapshot=snapshot,
+            )  # fmt: skip
+            cells.append(
+                Cell(
+                    title,
+                    first.seed,
+                    name,
+                    key,
+                    source,
+                    tuple(tasks),
+                    modules,
+                    snapshot,
+                    first.learnt.partition,
+                )
+            )
+    return cells
+
+
+def _retrievals_of(study: Study, stem: str) -> Sequence[Retrieval | None]:
+    if STEMS.get(stem).context != "passages":
+        return (None,)
+    if stem == "gold-passage":  # one passage, however the others are found
+        return tuple(
+            dict.fromkeys(r.model_copy(update={"method": "gold", "passages_k": 1}) for r in study.retrievals)
+        )
+    return tuple(r for r in study.retrievals if r.method != "gold")
+
+
+def _control(module: ModulePlan) -> ControlPlan:
+    recipe = random_recipe(
+        module.id, module.config.spec.identity(), base=module.recipe["base"], seed=module.seed
+    )
+    return ControlPlan(module_hash(recipe), recipe, module)
+
+
+def with_partners(cells: list[Cell], modules: dict[str, ModulePlan]) -> list[Cell]:
+    """Give each task of a `wrong-module` cell its partner: same spec, other knowledge, next by hash.
+
+    Of a source cut into parts, another part's module made the same way comes first. Of a source that is one part, another
+    source's: slices of one source are nested, and a larger slice's module would know the answers. Where neither is
+    found, a module of the same source whose records are disjoint; where there is none either, the cell fails visibly.
+    """
+    return [
+        replace(
+            cell, tasks=tuple(_with_partner(cell, module, task, modules) for module, task in _asked(cell))
+        )
+        if cell.stem == "wrong-module"
+        else cell
+        for cell in cells
+    ]
+
+
+def _asked(cell: Cell) -> list[tuple[ModulePlan, ReadingTask]]:
+    """The modules of a cell whose parts are asked anything, with their tasks."""
+    return list(zip((module for module in cell.modules if module.source.probes), cell.tasks, strict=True))
+
+
+def _with_partner(
+    cell: Cell, module: ModulePlan, task: ReadingTask, modules: dict[str, ModulePlan]
+) -> ReadingTask:
+    mine = {record.id for record in module.source.records}
+
+    def apart(other: ModulePlan) -> bool:
+        return mine.isdisjoint(record.id for record in other.source.records)
+
+    siblings = sorted(m.id for m in cell.modules if m.id != module.id and apart(m))
+    candidates = siblings or sorted(
+        other.id
+        for other in modules.values()
+        if other.config.spec == module.config.spec
+        and other.seed == cell.seed
+        and (other.source_key != cell.source_key or apart(other))
+    )
+    partner = next(
+        (identity for identity in candidates if identity > module.id), candidates[0] if candidates else None
+    )
+    return replace(task, module=partner)
+
+
+def refuse_doubles(cells: Sequence[Cell]) -> None:
+    """Two modules under one name would be averaged. Raises `InputError` where settings differ that no name shows."""
+    seen: dict[tuple, Cell] = {}
+    for cell in cells:
+        other = seen.setdefault((cell.slug, cell.seed), cell)
+        if other.module_ids != cell.module_ids:
+            raise InputError(
+                f"two different modules would both be called {cell.slug} (seed {cell.seed}); they differ in something that no name "
+                "shows, so run them as two studies"
+            )

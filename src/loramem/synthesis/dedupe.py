@@ -1,0 +1,143 @@
+"""Repetitions: examples that say what another one says, and the search for near duplicates that `overlap` shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loramem.core.errors import InputError
+from loramem.metrics.text import same, words
+from loramem.synthesis.supervision import Example
+
+LONGEST = 2_000
+"""Characters of a question, from its beginning, that `near` compares."""
+CELLS = 1 << 22
+"""Most pairs compared at once: what bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Indices of the examples that were left out, and why.
+
+    Attributes:
+        duplicates: Form, prompt and answer are those of an example before.
+        conflicts: Form and prompt are, the answer is another one.
+        near: Prompt and answer together are nearly those of an example before.
+    """
+
+    duplicates: tuple[int, ...] = ()
+    conflicts: tuple[int, ...] = ()
+    near: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self.duplicates) + len(self.conflicts) + len(self.near)
+
+
+def dedupe(examples: Sequence[Example], *, ratio: float | None = None) -> tuple[tuple[Example, ...], Dropped]:
+    """Leave out repetitions; of each question the first example is kept, in order.
+
+    Texts are compared by their words (`metrics.text.same`), whatever document they belong to: a question that names its
+    document is another one under another document. Which of two conflicting answers is right is not known here.
+
+    Args:
+        ratio: Leave out near duplicates as well: least similarity of prompt and answer, of 100 (see `near`).
+
+    Raises:
+        InputError: a ratio outside (0, 100].
+    """
+    if ratio is not None and not 0 < ratio <= 100:
+        raise InputError(f"dedupe: ratio {ratio}; allowed: (0, 100]")
+    answers: dict[tuple[str, str, str], str] = {}
+    kept: list[int] = []
+    duplicates: list[int] = []
+    conflicts: list[int] = []
+    for index, example in enumerate(examples):
+        prompt, answer = same(example.prompt), same(example.answer)
+        mark = (example.form, prompt, "" if prompt else answer)  # without a prompt nothing contradicts
+        if mark not in answers:
+            answers[mark] = answer
+            kept.append(index)
+        else:
+            (duplicates if answers[mark] == answer else conflicts).append(index)
+    close = _near_ones(examples, kept, ratio) if ratio is not None else set()
+    left = tuple(examples[index] for index in kept if index not in close)
+    return left, Dropped(tuple(duplicates), tuple(conflicts), tuple(sorted(close)))
+
+
+def _near_ones(examples: Sequence[Example], chosen: Sequence[int], ratio: float) -> set[int]:
+    """Of `chosen`, those that are nearly one before of the same form that stays."""
+    found: set[int] = set()
+    for form in ("chat", "cloze", "text"):
+        own = [index for index in chosen if examples[index].form == form]
+        texts = [f"{examples[index].prompt} {examples[index].answer}" for index in own]
+        before = {row: [c for _, c in pairs if c < row] for row, pairs in near(texts, texts, ratio)}
+        for row in sorted(before):
+            if any(own[column] not in found for column in before[row]):
+                found.add(own[row])
+    return found
+
+
+def particulars(question: str) -> frozenset[str]:
+    """The words of a question that say what it is about: names (capitalised, not at its beginning) and numbers.
+
+    >>> sorted(particulars("Who met Ada Lorn in 1923?"))
+    ['1923', 'ada', 'lorn']
+    """
+    found: set[str] = set()
+    for place, word in enumerate(question.split()):
+        if any(map(str.isdigit, word)) or (place and any(map(str.isupper, word))):
+            found.update(words(word))
+    return frozenset(found)
+
+
+def near(
+    questions: Sequence[str], prompts: Sequence[str], ratio: float
+) -> Iterator[tuple[int, list[tuple[float, int]]]]:
+    """(question, [(score, prompt), ...]) by number, best first: near duplicates that name the same names and numbers.
+
+    The score is the larger `rapidfuzz` ratio of both texts' words, as they stand and in alphabetical order. Names also
+    find the candidates: only prompts that have a question's rarest name or number are compared with it. A question
+    without any is compared with all of them.
+    """
+    from rapidfuzz import fuzz, process
+
+    mine, theirs = [particulars(q) for q in questions], [particulars(p) for p in prompts]
+    asked, known = [same(q)[:LONGEST] for q in questions], [same(p)[:LONGEST] for p in prompts]
+    asked_words, known_words = [set(words(q)) for q in questions], [set(words(p)) for p in prompts]
+    places: dict[str, list[int]] = {word: [] for own in mine for word in own}
+    for column, inside in enumerate(known_words):
+        for word in inside & places.keys():
+            places[word].append(column)
+    alike: dict[str, list[int]] = {}  # questions by their rarest name
+    for row, own in enumerate(mine):
+        alike.setdefault(min(own, key=lambda word: (len(places[word]), word), default=""), []).append(row)
+    for name, rows in alike.items():
+        columns = places[name] if name else list(range(len(prompts)))
+        there, there_sorted = [known[c] for c in columns], [_sorted(known[c]) for c in columns]
+        for block in blocks(rows, len(columns)):
+            here, here_sorted = [asked[r] for r in block], [_sorted(asked[r]) for r in block]
+            options: dict = {"scorer": fuzz.ratio, "score_cutoff": ratio, "dtype": np.float32}
+            scores_QP = np.maximum(
+                process.cdist(here, there, **options), process.cdist(here_sorted, there_sorted, **options)
+            )
+            for row, scores_P in zip(block, scores_QP, strict=True):
+                found = [
+                    (float(scores_P[place]), columns[place])
+                    for place in np.flatnonzero(scores_P)
+                    if mine[row] <= known_words[columns[place]] and theirs[columns[place]] <= asked_words[row]
+                ]
+                if found:
+                    yield row, sorted(found, key=lambda pair: (-pair[0], pair[1]))
+
+
+def blocks(rows: Sequence[int], width: int) -> Iterator[Sequence[int]]:
+    """Rows in blocks of at most `CELLS` pairs with `width` others."""
+    step = max(1, CELLS // max(1, width))
+    return (rows[at : at + step] for at in range(0, len(rows), step))
+
+
+def _sorted(text: str) -> str:
+    return " ".join(sorted(text.split()))

@@ -1,0 +1,66 @@
+"""Asynchronous work for a caller that is not: an event loop beside it, which tells it things as they happen."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_PATIENCE = 5.0
+"""Seconds for stopped work to end; not more, as looking up a host's name cannot be stopped."""
+
+
+def listen(work: Callable[[Callable[[T], None]], Coroutine], take: Callable[[T], None]) -> None:
+    """Run `work(tell)` in a thread and an event loop of its own; whatever it tells is taken here, at once and in order.
+
+    The caller's own loop may run. An error of the work is raised here. Where the caller is interrupted, or `take`
+    fails, the work is cancelled; what it had told by then is still taken, and any further failure of `take` ignored.
+
+    >>> async def count(tell):
+    ...     for number in range(3):
+    ...         tell(number)
+    >>> listen(count, print)
+    0
+    1
+    2
+    """
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None] | None]] = Future()
+    ended: Future[None] = Future()
+
+    async def main() -> None:
+        begun.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        await work(inbox.put)
+
+    def run() -> None:
+        try:
+            ended.set_result(asyncio.run(main()))
+        except BaseException as error:
+            ended.set_exception(error)
+        inbox.put(ended)
+
+    def stop() -> None:
+        loop, task = begun.result(_PATIENCE)
+        with suppress(RuntimeError):  # the loop has ended by itself
+            if task is not None:
+                loop.call_soon_threadsafe(task.cancel)
+        thread.join(_PATIENCE)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (told := inbox.get()) is not ended:
+            take(told)
+        ended.result()
+    except BaseException:
+        stop()
+        with suppress(Empty):
+            while (told := inbox.get_nowait()) is not ended:
+                with suppress(Exception):
+                    take(told)
+        raise

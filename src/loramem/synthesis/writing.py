@@ -1,0 +1,150 @@
+"""Supervision written by a model: rounds of prompts over all units at once, until each has what was asked for.
+
+A round asks every unit that still lacks items for more, showing what it has, and keeps what is new and borne out by the
+text. So a prompt is never repeated word for word (PITFALLS 37, 39), a short answer is topped up in the next round, what is
+lacking after the last one is reported (`Made.shortfall`), and a failed call is counted and asked again by the next run,
+because only answers are kept in the cache (PITFALLS 35).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from loramem.metrics.text import normalise
+from loramem.synthesis.completing import Answer, Ask, Completer, OnReply, Reply
+from loramem.synthesis.grounding import grounded
+from loramem.synthesis.prompts import ask, items_of
+from loramem.synthesis.recipes import Portion
+from loramem.synthesis.supervision import Example, Made
+from loramem.synthesis.units import Unit
+
+ROUNDS = 6
+"""Rounds a counted part may take at most."""
+UNCOVERED_ROUNDS = 2
+"""Rounds of `iterative` after its first count is full."""
+PER_CALL = 10
+"""Items asked for in one prompt; a model loses count of many more."""
+BARREN = 2
+"""Rounds in a row without anything new after which a unit is left."""
+
+
+@dataclass
+class _State:
+    """How far one unit is."""
+
+    unit: Unit
+    account: Made
+    examples: list[Example] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    barren: int = 0
+
+    def wants(self, portion: Portion, round_: int, extra: int) -> int:
+        """Items to ask for in this round; 0: none."""
+        if self.barren >= BARREN:
+            return 0
+        if extra:
+            return PER_CALL
+        return min(PER_CALL, portion.n - len(self.examples))
+
+
+class ModelWriter:
+    """Writes with any `Completer`.
+
+    Args:
+        most_tokens: Longest answer to one prompt.
+        check: Whether items that the text does not bear out are left out (and counted); texts that rewrite the whole are
+            held to the same measure.
+        on_reply: Called after every reply, for progress.
+    """
+
+    def __init__(
+        self,
+        completer: Completer,
+        *,
+        most_tokens: int = 2048,
+        check: bool = True,
+        on_reply: OnReply | None = None,
+    ):
+        self.completer, self.most_tokens, self.check, self.on_reply = completer, most_tokens, check, on_reply
+        self.name = completer.name
+
+    def write(
+        self, units: Sequence[Unit], portion: Portion, exclude: Collection[str]
+    ) -> list[tuple[list[Example], Made]]:
+        banned = {normalise(question) for question in exclude}
+        states = [
+            _State(unit, Made(unit.id, unit.document.id, portion.kind.name, asked=portion.n))
+            for unit in units
+        ]
+        rounds = max(ROUNDS, -(-2 * portion.n // PER_CALL))
+        last = 0
+        for round_ in range(rounds):
+            last = round_
+            if not self._round(states, portion, round_, 0, banned):
+                break
+        if portion.kind.name == "iterative":
+            for extra in range(1, UNCOVERED_ROUNDS + 1):
+                self._round(states, portion, last + extra, extra, banned)
+        for state in states:
+            state.account.written = len(state.examples)
+        return [(state.examples, state.account) for state in states]
+
+    def _round(
+        self, states: Sequence[_State], portion: Portion, round_: int, extra: int, banned: set[str]
+    ) -> bool:
+        """Ask once for every unit that wants more. Returns whether any did."""
+        open_ = [(state, n) for state in states if (n := state.wants(portion, round_, extra)) > 0]
+        asks = [
+            ask(
+                state.unit.text, portion, n, [_line(example) for example in state.examples], round_=round_,
+                most_tokens=self.most_tokens,
+            )
+            for state, n in open_
+        ]  # fmt: skip
+        replies = self.completer.complete(asks, self.on_reply) if asks else []
+        for (state, n), one, reply in zip(open_, asks, replies, strict=True):
+            self._take(state, portion, n, one, reply, banned)
+        return bool(asks)
+
+    def _take(
+        self, state: _State, portion: Portion, n: int, one: Ask, reply: Reply, banned: set[str]
+    ) -> None:
+        account = state.account
+        account.calls += 1
+        account.prompt_tokens += reply.prompt_tokens
+        account.new_tokens += reply.new_tokens
+        account.seconds += reply.seconds
+        if not isinstance(reply, Answer):
+            account.failures[reply.kind] = account.failures.get(reply.kind, 0) + 1
+            state.barren += 1
+            return
+        account.cached += reply.cached
+        if reply.cost is not None:
+            account.cost = (account.cost or 0.0) + reply.cost
+        items = items_of(reply.value, portion.kind.form, state.unit.lead)[:n]
+        spent = reply.new_tokens // max(1, len(items))
+        new = 0
+        for prompt, answer in items:
+            mark = normalise(prompt or answer)
+            if mark in state.seen or mark in banned:
+                account.duplicates += 1
+                continue
+            state.seen.add(mark)
+            if self.check and not grounded(prompt, answer, state.unit.text).ok:
+                account.ungrounded += 1
+                continue
+            new += 1
+            state.examples.append(
+                Example(
+                    portion.kind.form, prompt, answer, state.unit.document.id, state.unit.id, self.name, one.prompt_hash,
+                    spent, span=state.unit.span, recipe=portion.kind.name,
+                )
+            )  # fmt: skip
+        state.barren = 0 if new else state.barren + 1
+
+
+def _line(example: Example) -> str:
+    """An item as a further round is shown it."""
+    text = f"{example.prompt} {example.answer}".strip()
+    return text if len(text) <= 200 else text[:200] + "..."
