@@ -49,7 +49,8 @@ def plan(job: dict) -> dict:
     metrics = [METRICS.get(name) for name in study.file.metrics]
     cells = []
     for cell in make_plan(study, base).cells:
-        asked = [probe for probe in cell.task.probes if any(metric.applies(probe) for metric in metrics)]
+        (task,) = cell.tasks  # the study's partition is corpus: one module for all
+        asked = [probe for probe in task.probes if any(metric.applies(probe) for metric in metrics)]
         if job["probes"] == "trained":
             asked = [probe for probe in asked if probe.phrasing == "trained"]
         found = {

@@ -142,7 +142,7 @@ OTHER = {"modules.budget": {"steps": 5}}
 def test_a_contrast_adds_points_where_it_applies():
     made = study(contrasts=[{"sources": ["phonebook"], "sizes": [60], "modules.spec.rank": 3, **OTHER}])
     assert points(made) == [*MAIN, (3, "steps=5", (60,))] and points(made, "counterfact") == MAIN
-    assert all(isinstance(point, Point) and point.sweep is None for point in made.points["phonebook"])
+    assert all(isinstance(point, Point) and point.tried == () for point in made.points["phonebook"])
     assert points(study(contrasts=[OTHER]), "counterfact") == [
         *MAIN,
         (1, "steps=5", None),
@@ -165,8 +165,9 @@ def test_rates_to_be_swept_stand_beside_given_ones():
     sweep = {"sweep": [0.1, 0.2], "dev_tokens": 50}
     made = study(modules__optimizer={"lr": {1: sweep, 3: 0.05}, "batch": 2})
     low, high = made.points["phonebook"]
-    assert (low.config.optimizer.lr, high.config.optimizer.lr) == (0.1, 0.05) and high.sweep is None
-    assert low.sweep is not None and (low.sweep.sweep, low.sweep.dev_tokens) == ((0.1, 0.2), 50)
+    assert (low.config.optimizer.lr, high.config.optimizer.lr) == (0.1, 0.05) and high.tried == ()
+    assert [config.optimizer.lr for config in low.tried] == [0.1, 0.2] and low.dev_tokens == 50
+    assert all(config.spec == low.config.spec and config.optimizer.batch == 2 for config in low.tried)
     assert made.grid["phonebook"] == [low.config, high.config]
 
 

@@ -32,6 +32,11 @@ def where(plan: Plan) -> list[tuple]:
     )
 
 
+def one(tasks: tuple[ReadingTask, ...]) -> ReadingTask:
+    (task,) = tasks
+    return task
+
+
 def slugs(plan: Plan, stem: str) -> list[str]:
     return [cell.slug for cell in plan.cells if cell.stem == stem]
 
@@ -87,11 +92,14 @@ def test_a_wrong_module_learnt_another_source_at_the_same_spec(llama):
     plan = make_plan(study(readings=CONTROLS), llama)
     for cell in plan.cells:
         if cell.stem == "wrong-module":
-            partner = plan.modules[cell.task.module]
-            assert partner.source_key != cell.source_key
+            (own,), task = cell.modules, one(cell.tasks)
+            partner = plan.modules[task.module]
+            assert partner.source_key != cell.source_key and own is cell.module
             assert (partner.config.spec, partner.seed) == (cell.module.config.spec, 0)
     alone = make_plan(study(**PHONES, readings=["wrong-module"]), llama)
-    assert {cell.task.module for cell in alone.cells} == {None}, "nested slices hold the answers: no partner"
+    assert {task.module for cell in alone.cells for task in cell.tasks} == {None}, (
+        "nested slices hold the answers: no partner"
+    )
 
 
 def test_random_modules_have_their_parents_norms_and_readings_of_their_own(llama, tmp_path):
@@ -110,9 +118,11 @@ def test_random_modules_have_their_parents_norms_and_readings_of_their_own(llama
             assert mine.norm().item() == pytest.approx(theirs.norm().item(), rel=1e-3) and theirs.norm() > 0
             cosine = (mine * theirs).sum() / mine.norm() / theirs.norm()
             assert abs(cosine) < 0.5, name
-    ids = [cell.task.identity(llama) for cell in plan.cells if cell.task.module is not None]
+    tasks = [task for cell in plan.cells for task in cell.tasks]
+    assert len(tasks) == len(plan.cells), "one module, one task"
+    ids = [task.identity(llama) for task in tasks if task.module is not None]
     assert len(set(ids)) == len(ids) == 8 and not set(plan.controls) & set(plan.modules)
-    assert len({id_of(cell) for cell in plan.cells}) == len({c.task.identity(llama) for c in plan.cells})
+    assert len({id_of(task) for task in tasks}) == len({task.identity(llama) for task in tasks})
 
 
 def test_snapshots_are_cells_with_their_step(llama, tmp_path):
@@ -122,7 +132,10 @@ def test_snapshots_are_cells_with_their_step(llama, tmp_path):
         "phonebook-60-r1-at-step-0-module", "phonebook-60-r1-at-step-3-module", "phonebook-60-r1-module",
     ]  # fmt: skip
     tasks = {
-        cell.snapshot: cell.task.module for cell in plan.cells if cell.slug.startswith("phonebook-60-r1")
+        cell.snapshot: task.module
+        for cell in plan.cells
+        if cell.slug.startswith("phonebook-60-r1")
+        for task in cell.tasks
     }
     module = tasks[None]
     assert tasks == {0: f"{module}@0", 3: f"{module}@3", None: module}
@@ -154,7 +167,7 @@ def test_passages_are_a_grid_of_readings(llama):
     ]
     assert slugs(plan, "gold-passage") == ["phonebook-60-gold-passage", "phonebook-300-gold-passage"]
     for cell in plan.cells:
-        how = cell.task.retrieval
+        how = one(cell.tasks).retrieval
         wanted = {"rag": ("bm25", "embedding"), "gold-passage": ("gold",), "icl": (None,)}[cell.stem]
         assert (how and how.method) in wanted and cell.module is None is cell.seed
         assert how is None or (how.chunk_tokens, how.passages_k) == (

@@ -11,11 +11,12 @@ from loramem.core.errors import InputError, RunFailed
 from loramem.modules.bank import Bank
 from loramem.modules.runs import Block
 from loramem.modules.store import Store
+from loramem.studies.cells import ModulePlan
 from loramem.studies.execute import Outcome
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
 from loramem.studies.run import dry_run, execute
-from loramem.studies.tuning import plan_sweeps, tune
+from loramem.studies.tuning import Candidate, plan_sweeps, tune
 from tinystudy import PHONES, study
 
 RATES = [0.001, 0.05, 1e30]
@@ -25,6 +26,18 @@ SWEPT = {
     "modules__budget": {"steps": 20},
     "modules__optimizer": {"lr": {"sweep": RATES, "dev_tokens": 100}, "batch": 2, "clip": None},
 }
+
+
+def only(candidate: Candidate) -> ModulePlan:
+    """The module of a candidate whose source is not cut."""
+    (module,), (task,) = candidate.modules, candidate.tasks
+    assert task.module == module.id and task.probes == module.source.probes
+    return module
+
+
+def rate(candidate: Candidate) -> float:
+    assert only(candidate).config == candidate.config
+    return candidate.config.optimizer.lr
 
 
 def tuned(made, base, folder: Path):
@@ -61,8 +74,8 @@ def test_the_rate_of_the_lowest_loss_on_the_dev_split_is_taken(swept, bases):
     made, done, store = swept
     (row,) = done.chosen
     candidates = plan_sweeps(made, bases["llama"])["phonebook"]
-    assert [c.lr for c in candidates] == RATES == [one["lr"] for one in row["tried"]]
-    by_hand = [loss_by_hand(bases["llama"], store, c.module) for c in candidates[:2]]
+    assert [rate(c) for c in candidates] == RATES == [one["lr"] for one in row["tried"]]
+    by_hand = [loss_by_hand(bases["llama"], store, only(c)) for c in candidates[:2]]
     assert [one["nats_per_token"] for one in row["tried"][:2]] == pytest.approx(by_hand, rel=1e-4)
     assert by_hand[1] < by_hand[0] and row["lr"] == 0.05
     assert (row["rank"], row["budget"], row["dev_tokens"], row["at_edge"]) == (2, "steps=20", 100, False)
@@ -70,17 +83,17 @@ def test_the_rate_of_the_lowest_loss_on_the_dev_split_is_taken(swept, bases):
 
 def test_a_rate_that_diverges_has_no_loss_and_no_module(swept, bases):
     made, done, store = swept
-    assert done.chosen[0]["tried"][2] == {"lr": 1e30, "nats_per_token": None}
-    ids = [c.module.id for c in plan_sweeps(made, bases["llama"])["phonebook"]]
+    assert done.chosen[0]["tried"][2] == {"lr": 1e30, "budget": "steps=20", "nats_per_token": None}
+    ids = [only(c).id for c in plan_sweeps(made, bases["llama"])["phonebook"]]
     assert [store.has_module(identity) for identity in ids] == [True, True, False]
 
 
 def test_the_chosen_rate_stands_in_the_grid_and_the_study_is_not_changed(swept, bases):
     made, done, _ = swept
     assert [point.config.optimizer.lr for point in done.points["phonebook"]] == [0.05]
-    assert all(point.sweep is None for point in done.points["phonebook"])
+    assert not any(point.tried for point in done.points["phonebook"])
     assert {m.config.optimizer.lr for m in make_plan(done, bases["llama"]).modules.values()} == {0.05}
-    assert made.points["phonebook"][0].sweep is not None and made.chosen == []
+    assert len(made.points["phonebook"][0].tried) == 3 and made.chosen == []
 
 
 def test_dev_facts_are_none_of_the_study(swept, bases):
@@ -88,7 +101,7 @@ def test_dev_facts_are_none_of_the_study(swept, bases):
     dev = {
         record.id
         for c in plan_sweeps(made, bases["llama"])["phonebook"]
-        for record in c.module.source.records
+        for record in only(c).source.records
     }
     own = {
         r.id
@@ -102,8 +115,8 @@ def test_dev_facts_are_none_of_the_study(swept, bases):
 def test_dev_facts_are_asked_in_the_trained_wording_alone(swept, bases):
     made, _, _ = swept
     for candidate in plan_sweeps(made, bases["llama"])["phonebook"]:
-        assert {probe.phrasing for probe in candidate.task.probes} == {"trained"}
-        assert candidate.module.seed == 0
+        assert {probe.phrasing for probe in only(candidate).source.probes} == {"trained"}
+        assert only(candidate).seed == 0
 
 
 def test_a_second_run_finds_every_try_in_the_store(swept, bases):
@@ -120,7 +133,7 @@ def test_no_rate_that_can_be_trained_ends_the_run(bases, tmp_path):
     lr = {"sweep": [1e30, 2e30], "dev_tokens": 100}
     made = study(**PHONES, **{**SWEPT, "modules__optimizer": {"lr": lr, "batch": 2, "clip": None}})
     with pytest.raises(
-        RunFailed, match=r"no learning rate of 1e\+30, 2e\+30 could be trained at rank 2 on phonebook"
+        RunFailed, match=r"no setting of 1e\+30 for steps=20, 2e\+30 for steps=20 could be trained at rank 2 on phonebook"
     ):
         tuned(made, bases["llama"], tmp_path)
 
@@ -130,9 +143,9 @@ def test_rates_are_swept_by_rank_and_by_source(bases, tmp_path):
     lr = {"phonebook": by_rank, "counterfact": {"sweep": [0.03], "dev_tokens": 40}}
     made = study(modules__optimizer={"lr": lr, "batch": 2}, seeds=1)
     planned = plan_sweeps(made, bases["llama"])
-    tried = {key: [(c.point.config.spec.rank, c.lr) for c in found] for key, found in planned.items()}
+    tried = {key: [(c.point.config.spec.rank, rate(c)) for c in found] for key, found in planned.items()}
     assert tried == {"phonebook": [(1, 0.01), (1, 0.02)], "counterfact": [(1, 0.03), (3, 0.03)]}
-    sizes = {key: {c.module.source.size_tokens for c in found} for key, found in planned.items()}
+    sizes = {key: {only(c).source.size_tokens for c in found} for key, found in planned.items()}
     assert sizes == {"phonebook": {80}, "counterfact": {40}}
     done = tuned(made, bases["llama"], tmp_path)
     rates = {
@@ -159,10 +172,11 @@ def test_too_little_left_for_a_dev_split_is_said(bases):
         plan_sweeps(made, bases["llama"])
 
 
-def test_a_dry_run_counts_the_rates_tried(bases):
+def test_a_dry_run_counts_the_rates_tried(bases, tmp_path):
     made = study(**PHONES, **SWEPT)
-    found = dry_run(made, bases["llama"], rows=16)
+    found = dry_run(made, bases["llama"], Store(tmp_path / "store"), rows=16)
     assert (found["sweep_modules"], found["modules"]) == (3, 4) and found["train_seconds"] > 0
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_rate_chosen_twice_is_one_module_and_one_cell(bases, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from loramem.cli.options import BaseOption, DeviceOption, DtypeOption, OfflineOption, StoreOption
-from loramem.core.errors import InputError
+from loramem.core.errors import InputError, nearest
 
 GeneratorOption = Annotated[
     str, typer.Option(help="exact (almanac sources), reader, local, or the URL of an endpoint")
@@ -58,6 +59,7 @@ def synth(
     from loramem.core.files import write_json
     from loramem.modules.store import Store
     from loramem.sources.catalogue import source_config
+    from loramem.sources.chunking import Chunking, check_partition
     from loramem.studies.learning import Synthesis
     from loramem.studies.progress import Progress
     from loramem.synthesis.generators import SupervisionChoice
@@ -68,8 +70,12 @@ def synth(
         _settings({"recipe": recipe, "generator": generator, "model": model}, generator_settings),
         "synth",
     )
-    loaded = load_base(base, device=device, dtype=dtype, offline=offline)
+    check_partition(partition)
+    Chunking.parse(chunking)
     config = source_config(_source(source, path, settings))
+    _writable(out)
+    _forbid_network(offline)
+    loaded = load_base(base, device=device, dtype=dtype, offline=offline)
     progress = Progress()
     synthesis = Synthesis(
         loaded,
@@ -79,7 +85,7 @@ def synth(
     )
     examples: list[Example] = []
     for built in _built(config, loaded.prompts.count):
-        for learnt in synthesis.learn(built.name, config, built, choice, partition):
+        for learnt in synthesis.learn(built.name, config, built, choice, partition, every=False):
             examples += learnt.supervision.examples
     save(Supervision(choice.recipe, tuple(examples)), out)
     write_json(out.with_name(out.name + ".report.json"), synthesis.accounts)
@@ -114,6 +120,9 @@ def told(account: dict) -> list[str]:
             f"  {account['calls']} calls ({account['cached']} kept from before; failed: {failed}), "
             f"{account['prompt_tokens']:,} + {account['new_tokens']:,} tokens, {account['seconds']:.1f} s, {cost}"
         )
+    if barren := [name for name, row in account["documents"].items() if not row["written"]]:
+        more = f" and {len(barren) - 5} more" if len(barren) > 5 else ""
+        lines.append(f"  nothing was written of {', '.join(barren[:5])}{more}")
     overlap = account["overlap"]
     if overlap["probes"]:
         lines.append(
@@ -150,7 +159,6 @@ def probe(
     """Write evaluation questions for documents that have none; use them with `sources: {mine: {name: folder, path: DIR, probes: FILE}}`."""
     from loramem.base import load_base
     from loramem.core.config import parse
-    from loramem.core.errors import nearest
     from loramem.core.files import write_jsonl
     from loramem.modules.store import Store
     from loramem.sources.catalogue import leads_of, source_config
@@ -177,14 +185,16 @@ def probe(
         SupervisionChoice,
         _settings({"recipe": "qa:1", "generator": generator, "model": model}, generator_settings), "probe",
     )  # fmt: skip
+    learnt = load(supervision).examples if supervision is not None else ()
+    config = source_config(_source(folder, path, settings))
+    _writable(out)
+    _forbid_network(offline)
     loaded = load_base(base, device=device, dtype=dtype, offline=offline)
     completer = make_completer(
         choice, loaded, load=lambda name: load_base(name, device=device, offline=offline)
     )
-    learnt = load(supervision).examples if supervision is not None else ()
     if not force:
         refuse_same({example.generator for example in learnt}, completer.name)
-    config = source_config(_source(folder, path, settings))
     progress = Progress()
     kept = Cached(completer, Store(store).completions)
     writers = {
@@ -195,9 +205,14 @@ def probe(
         for level in wanted
     }  # fmt: skip
     rows: list[dict] = []
+    done: set[str] = set()
     for built in _built(config, loaded.prompts.count):
         leads = leads_of(built)
-        units = [unit.with_lead(leads.get(unit.document.id, "")) for unit in as_units(built.documents)]
+        new = [document for document in built.documents if document.id not in done]
+        done.update(document.id for document in new)  # larger sizes begin with the smaller ones
+        units = [unit.with_lead(leads.get(unit.document.id, "")) for unit in as_units(new)]
+        if not units:
+            continue
         made, accounts = write_probes(
             units, writers, questions, shares=shares, exclude={e.prompt for e in learnt if e.form == "chat"}
         )
@@ -207,6 +222,8 @@ def probe(
         print(
             f"{built.name}: {len(made)} questions on {len(units)} documents, {short} fewer than asked, {failed} calls failed"
         )
+        for account in [one for one in accounts if one.failures][:5]:
+            print(f"  {account.unit} {account.recipe}: {account.why}")
     write_jsonl(out, rows)
     print(
         f"{len(rows)} questions in {out}: "
@@ -222,7 +239,9 @@ def _source(name: str, path: str | None, assignments: Sequence[str] | None) -> d
     found: dict = {"name": name}
     if name not in KINDS:
         if not Path(name).expanduser().exists():
-            KINDS.get(name)  # raises with the names that exist
+            raise InputError(
+                f"{name!r} is neither a folder of documents nor a source; {nearest(name, KINDS)}"
+            )
         if path is not None:
             raise InputError(f"{name} is a folder of documents; it takes no --from")
         found = {"name": "folder", "path": name}
@@ -238,7 +257,7 @@ def _settings(given: dict, assignments: Sequence[str] | None) -> dict:
 
     found = {key: value for key, value in given.items() if value is not None}
     for assignment in assignments or ():
-        set_path(found, *parse_assignment(assignment), where="--generator-set")
+        set_path(found, *parse_assignment(assignment, "--generator-set"), where="--generator-set")
     return found
 
 
@@ -246,6 +265,21 @@ def _built(config, count_tokens):
     from loramem.sources.catalogue import load_source
 
     return load_source(config, count_tokens)
+
+
+def _writable(out: Path) -> None:
+    """Refuse a file that could not be written, before anything is spent on what it would hold."""
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; name a file in it")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--out {out}: {parent} is no folder that can be written to")
+
+
+def _forbid_network(offline: bool) -> None:
+    """`--offline` holds for published data and for other bases too; an endpoint is asked wherever it is."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _shares(text: str) -> tuple[float, float, float]:

@@ -51,9 +51,13 @@ def faults_of(kind: type[Config], error: ValidationError, prefix: str = "") -> l
                 f"{where}: unknown key; {nearest(str(fault['loc'][-1]), _fields_at(kind, fault['loc'][:-1]))}"
             )
         else:
-            message = fault["msg"].removeprefix("Value error, ")
+            raised = fault.get("ctx", {}).get("error")
+            messages = raised.faults if isinstance(raised, Faults) else [fault["msg"]]
             shown = "" if isinstance(given, dict | list | tuple) else f" (given {given!r})"
-            lines.append(f"{where or kind.__name__}: {message}{shown}")
+            lines += [
+                f"{where or kind.__name__}: {message.removeprefix('Value error, ')}{shown}"
+                for message in messages
+            ]
     return lines
 
 

@@ -1,15 +1,16 @@
-"""Greedy decoding in batches; every row with its own module or none, after a context of its own or none.
+"""Decoding in batches; every row with its own module or none, after a context of its own or none.
 
 Rows that have ended leave, others that wait take their room: one long answer does not keep hundreds of finished ones
-going, and the batch stays full until the last requests.
+going, and the batch stays full until the last requests. Which token a row goes on with is decided in `sampling`.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -29,8 +30,10 @@ from loramem.inference.batching import (
     make_batches,
     positions,
 )
+from loramem.inference.constrained import Grammar
 from loramem.inference.families import can_share, pads_left
 from loramem.inference.prefix import PrefixCache
+from loramem.inference.sampling import Chooser, Draw
 from loramem.inference.shared_attention import SharedPrefix
 from loramem.modules.bank import Bank
 from loramem.modules.runs import Block
@@ -47,6 +50,8 @@ class Request:
         module_on: Where the module works: on everything; on what follows the prefix (all modules then share the base's
             encoding of it); or from the last token of the prompt on, so that it shapes each token of the answer and
             nothing that is read.
+        grammar: Holds the answer to a JSON schema; made for the same base.
+        draw: Draws the answer's tokens; None: the likeliest.
     """
 
     prompt: Ids
@@ -54,6 +59,8 @@ class Request:
     max_new_tokens: int = 50
     prefix: Ids = ()
     module_on: ModuleOn = "all"
+    grammar: Grammar | None = None
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True)
@@ -62,15 +69,20 @@ class Generation:
 
     Attributes:
         ids: New tokens, the stop token not included.
-        text: Their text, stripped.
-        truncated: It reached its limit without a stop.
+        text: Their text, stripped; under a grammar the JSON.
+        truncated: It reached its limit without a stop; under a grammar, before its JSON was closed.
         prompt_tokens: Length of its prompt, prefix included.
+        seconds: Its share of the time: that of every step, divided among the rows that were live in it.
     """
 
     ids: Ids
     text: str
     truncated: bool
     prompt_tokens: int
+    seconds: float = field(default=0.0, compare=False)
+
+
+OnDone = Callable[[int, Generation], None]
 
 
 @torch.inference_mode()
@@ -81,12 +93,15 @@ def generate(
     bank: Bank | None = None,
     rows: int = 64,
     prefixes: PrefixCache | None = None,
+    on_done: OnDone | None = None,
 ) -> list[Generation]:
-    """Greedy continuations, in the order asked. Deterministic: arg max, fp32 or the base's dtype.
+    """Continuations, in the order asked. Deterministic: arg max, or drawn by the request's own seed; fp32 or the base's
+    dtype.
 
     Args:
         rows: Rows that are decoded at once.
         prefixes: Keeps the contexts read last for the next call (with the same bank).
+        on_done: Told the number of each request and what came out, as soon as it has ended.
 
     Raises:
         InputError: a prompt that leaves no room for an answer; `after-prefix` beyond a base's sliding window.
@@ -106,7 +121,7 @@ def generate(
             )
         requests = [replace(one, prompt=(*one.prefix, *one.prompt), prefix=()) for one in requests]
     rows = rows if len(requests) < 2 or pads_left(base) else 1
-    decoder = _Decoder(base, requests, bank, prefixes or PrefixCache(base), rows)
+    decoder = _Decoder(base, requests, bank, prefixes or PrefixCache(base), rows, on_done)
     by_mode: dict[str, list[int]] = defaultdict(list)
     for index, one in enumerate(requests):
         by_mode["all" if one.slot is None else one.module_on].append(index)
@@ -123,7 +138,7 @@ class _Rows:
     Attributes:
         cache: Keys and values of what was read after the prefix; `mask_BC` tells tokens from padding.
         place_B: Position of the last token read.
-        next_B: The token that was chosen, not yet read.
+        next_B: The token that was chosen, not yet read (before the first choice: the prompt's last).
         index: Request of each row; None for a row that only fills its lane.
         done: It has ended (or only fills).
         lanes: (slot, entry of the shared prefix, rows) of each lane.
@@ -148,16 +163,14 @@ class _Decoder:
     """The visible decoding loop, over batches of rows that come and go."""
 
     def __init__(
-        self, base: Base, requests: Sequence[Request], bank: Bank | None, prefixes: PrefixCache, rows: int
-    ):
-        self.base, self.requests, self.bank, self.prefixes, self.capacity = (
-            base,
-            requests,
-            bank,
-            prefixes,
-            rows,
-        )
+        self, base: Base, requests: Sequence[Request], bank: Bank | None, prefixes: PrefixCache, rows: int,
+        on_done: OnDone | None,
+    ):  # fmt: skip
+        self.base, self.requests, self.bank, self.prefixes = base, requests, bank, prefixes
+        self.capacity, self.on_done = rows, on_done
+        self.choose = Chooser(requests)
         self.told: list[list[int]] = [[] for _ in requests]
+        self.seconds, self.last = [0.0] * len(requests), time.perf_counter()
         self.stops = base.prompts.stop_ids
         self.limits = [
             min(one.max_new_tokens, base.context_length - len(one.prefix) - len(one.prompt))
@@ -170,9 +183,11 @@ class _Decoder:
     def result(self, index: int) -> Generation:
         ids, one = self.told[index], self.requests[index]
         ended = bool(ids) and ids[-1] in self.stops
-        kept = tuple(ids[:-1] if ended else ids)
+        kept = ids[:-1] if ended else ids
+        text = self.base.prompts.decode(kept) if one.grammar is None else one.grammar.decode(kept)
+        truncated = not ended and index not in self.choose.closed
         return Generation(
-            kept, self.base.prompts.decode(list(kept)), not ended, len(one.prefix) + len(one.prompt)
+            tuple(kept), text, truncated, len(one.prefix) + len(one.prompt), self.seconds[index]
         )
 
     def run(self, mode: str, own: Sequence[int]) -> None:
@@ -228,11 +243,11 @@ class _Decoder:
             past_key_values=cache,
         )  # fmt: skip
         rows = _Rows(
-            output.past_key_values, mask_BT, place_BT[:, -1], output.logits[:, -1].argmax(-1), list(batch.members),
+            output.past_key_values, mask_BT, place_BT[:, -1], ids_BT[:, -1], list(batch.members),
             [index is None for index in batch.members],
             [(lane.slot, entry, batch.height) for lane, entry in zip(batch.lanes, entries, strict=True)], prefix,
         )  # fmt: skip
-        self._tell(rows)
+        self._tell(rows, output.logits[:, -1])
         return rows
 
     def _step(self, rows: _Rows) -> None:
@@ -243,16 +258,27 @@ class _Decoder:
             rows.prefix, rows.blocks, input_ids=rows.next_B[:, None], attention_mask=rows.mask_BC,
             past_key_values=rows.cache, position_ids=rows.place_B.clamp(max=self.base.context_length - 1)[:, None],
         )  # fmt: skip
-        rows.cache, rows.next_B = output.past_key_values, output.logits[:, -1].argmax(-1)
-        self._tell(rows)
+        rows.cache = output.past_key_values
+        self._tell(rows, output.logits[:, -1])
 
-    def _tell(self, rows: _Rows) -> None:
-        for row, token in enumerate(rows.next_B.tolist()):
-            index = rows.index[row]
-            if index is None or rows.done[row]:
-                continue
-            self.told[index].append(token)
-            rows.done[row] = token in self.stops or len(self.told[index]) >= self.limits[index]
+    def _tell(self, rows: _Rows, logits_BV: Tensor) -> None:
+        """Choose the next tokens and note them; rows that have ended are told."""
+        live = {row: i for row, i in enumerate(rows.index) if i is not None and not rows.done[row]}
+        rows.next_B = self.choose(logits_BV, live)
+        tokens = rows.next_B.tolist()
+        now = time.perf_counter()
+        share, self.last = (now - self.last) / len(live), now
+        for row, index in live.items():
+            self.told[index].append(tokens[row])
+            self.seconds[index] += share
+            closed = self.choose.tell(index, tokens[row])
+            rows.done[row] = (
+                closed or tokens[row] in self.stops or len(self.told[index]) >= self.limits[index]
+            )
+            if rows.done[row]:
+                self.choose.forget(index)
+                if self.on_done:
+                    self.on_done(index, self.result(index))
 
     def _room(self, live: int, rows: _Rows, waiting: RowBatch) -> bool:
         """Whether a batch that waits may join `live` rows: by rows, and by the tokens cached for all of them."""

@@ -57,7 +57,7 @@ SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "reason": {"type": "string", "maxLength": REASON_LENGTH},
-        "score": {"type": "integer", "minimum": int(LOWEST), "maximum": int(HIGHEST)},
+        "score": {"type": "number", "minimum": LOWEST, "maximum": HIGHEST},
     },
     "required": ["reason", "score"],
     "additionalProperties": False,

@@ -232,9 +232,14 @@ def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
     """All readings at the largest size, modules at the highest rank that was read there, with intervals."""
     part = cells[(cells["source"] == source) & (cells["metric"] == metric)]
     part = part[part["probe"] == probe] if probe else part
-    part = part[part["size_tokens"] == part["size_tokens"].max()]
+    if part["size_tokens"].notna().any():
+        part = part[part["size_tokens"] == part["size_tokens"].max()]
     top = part["rank"].max()
     part = part[(part["rank"] == top) | part["rank"].isna()].copy()
+    best = part[(part["reading"] == "module") & part["mean"].notna()].sort_values("mean")
+    if len(best):  # of several supervisions, partitions and bases the best module with its own controls
+        for name in ("supervision", "generator", "partition", "base_name"):
+            part = part[(part[name] == best.iloc[-1][name]) | part[name].isna()]
     part["key"] = part.apply(reading_key, axis=1)
     wanted = ["closed", "wrong-module", "random-module", "module", "icl"]
     wanted += sorted(key for key in part["key"].unique() if key.startswith("rag-")) + ["gold-passage"]
@@ -265,11 +270,19 @@ def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
     axis.set_title(
-        f"{source}: {TITLES.get(metric, metric)} at {int(part['size_tokens'].max()):,} tokens",
+        f"{source}: {TITLES.get(metric, metric)} {_where(part)}",
         fontsize=10,
         loc="left",
     )
     return figure
+
+
+def _where(part: pd.DataFrame) -> str:
+    """Which cells are shown: the size, or the supervision where there is no size."""
+    if part["size_tokens"].notna().any():
+        return f"at {int(part['size_tokens'].max()):,} tokens"
+    named = part.loc[part["reading"] == "module", "supervision"].dropna()
+    return f"with {named.iloc[0]}" if len(named) else "of all readings"
 
 
 def training(curves: list[dict], source: str) -> Figure:
@@ -277,7 +290,7 @@ def training(curves: list[dict], source: str) -> Figure:
     mine = [curve for curve in curves if curve["source"] == source and curve["log"]]
     figure, axis = plt.subplots(figsize=(5.4, 3.4), layout="constrained")
     ranks = sorted({curve["rank"] for curve in mine})
-    sizes = sorted({curve["size_tokens"] for curve in mine})
+    sizes = sorted({curve["size_tokens"] or 0 for curve in mine})
     colours = palette(ranks)
     for curve in mine:
         steps = [row["step"] for row in curve["log"]]
@@ -285,7 +298,7 @@ def training(curves: list[dict], source: str) -> Figure:
             steps,
             [max(row["loss"], 1e-4) for row in curve["log"]],
             color=colours[curve["rank"]],
-            linewidth=0.6 + 1.4 * (1 + sizes.index(curve["size_tokens"])) / len(sizes),
+            linewidth=0.6 + 1.4 * (1 + sizes.index(curve["size_tokens"] or 0)) / len(sizes),
             alpha=0.75,
         )
     handles = [matplotlib.lines.Line2D([], [], color=colours[rank], label=f"rank {rank}") for rank in ranks]

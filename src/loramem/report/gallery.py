@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from loramem.metrics.scorers import METRICS
 from loramem.report import capacity_figures as capacity
 from loramem.report import figures
+from loramem.report import supervision_figures as supervised
 from loramem.studies.findings import Findings, cells_of, main_budget
 
 Plot = tuple[str, Callable[[], Figure], str]
@@ -44,14 +45,24 @@ class Material:
     laws: list[dict]
     curves: list[dict]
     published: tuple[float, float] | None
+    supervision: list[dict]
 
     @property
     def ranks(self) -> int:
         return self.cells["rank"].nunique()
 
+    @property
+    def sized(self) -> bool:
+        """Whether its sources have a size: others are a number of documents."""
+        return bool(self.cells["size_tokens"].notna().any())
+
+    @property
+    def modules(self) -> pd.DataFrame:
+        return self.cells[self.cells["reading"] == "module"]
+
 
 def by_load(m: Material) -> Iterator[Plot]:
-    for metric, probe in m.headlines:
+    for metric, probe in m.headlines if m.sized else ():
         tag = f"{metric}-{probe}" if probe else metric
         yield (
             f"{m.source}-load-{tag}", partial(figures.by_load, m.cells, m.source, metric, probe),
@@ -60,7 +71,7 @@ def by_load(m: Material) -> Iterator[Plot]:
 
 
 def by_rank(m: Material) -> Iterator[Plot]:
-    if m.headlines and m.ranks > 1:
+    if m.headlines and m.ranks > 1 and m.sized:
         yield (
             f"{m.source}-rank", partial(figures.by_rank, m.cells, m.source, *m.headlines[0], m.published),
             "Score against rank, one line per amount written. Bands: 95 % interval over facts and seeds.",
@@ -68,7 +79,7 @@ def by_rank(m: Material) -> Iterator[Plot]:
 
 
 def heat_map(m: Material) -> Iterator[Plot]:
-    if m.headlines and m.ranks:
+    if m.headlines and m.ranks and m.sized:
         yield (
             f"{m.source}-heat", partial(figures.heat_map, m.cells, m.source, *m.headlines[0]),
             "Every module of the grid; n counts scored probes over all seeds. Hatched: not run, or without a result.",
@@ -81,6 +92,40 @@ def controls(m: Material) -> Iterator[Plot]:
             f"{m.source}-controls", partial(figures.controls, m.cells, m.source, *m.headlines[0]),
             "The same questions without the module, with a module that learnt something else, with random weights of the module's "
             "norms, and with text in the context. The gold passage in the context is what no retriever can exceed.",
+        )  # fmt: skip
+
+
+def by_supervision(m: Material) -> Iterator[Plot]:
+    for metric, probe in m.headlines if m.modules["supervision"].nunique() > 1 else ():
+        yield (
+            f"{m.source}-supervision-{metric}-{probe}", partial(supervised.by_supervision, m.cells, m.source, metric, probe),
+            "Modules that differ in nothing but what they were trained on. Bars: 95 % interval over documents and seeds.",
+        )  # fmt: skip
+
+
+def per_token(m: Material) -> Iterator[Plot]:
+    for metric, probe in m.headlines[:1] if m.modules["supervision"].nunique() > 1 else ():
+        yield (
+            f"{m.source}-per-token-{metric}-{probe}", partial(supervised.per_token, m.cells, m.source, metric, probe),
+            "The same scores against the tokens that bear loss, each example counted once. Bars: 95 % interval over documents and seeds.",
+        )  # fmt: skip
+
+
+def by_generator(m: Material) -> Iterator[Plot]:
+    for metric, probe in m.headlines[:1] if m.modules["generator"].nunique() > 2 else ():
+        yield (
+            f"{m.source}-generator-{metric}-{probe}",
+            partial(supervised.by_generator, m.cells, m.supervision, m.source, metric, probe),
+            "Wrong values are counted against the facts of the documents, which are known. A reader answers exact questions with "
+            "the document before it: its errors are its own. Bars: 95 % interval over documents and seeds.",
+        )  # fmt: skip
+
+
+def by_base(m: Material) -> Iterator[Plot]:
+    for metric, probe in m.headlines if m.modules["base_name"].nunique() > 1 else ():
+        yield (
+            f"{m.source}-base-{metric}-{probe}", partial(supervised.by_base, m.cells, m.source, metric, probe),
+            "Bases of one family, each with settings of its own chosen on a dev split. Bars: 95 % interval over documents and seeds.",
         )  # fmt: skip
 
 
@@ -157,7 +202,7 @@ def training(m: Material) -> Iterator[Plot]:
 KINDS: dict[str, Callable[[Material], Iterator[Plot]]] = {
     kind.__name__: kind
     for kind in (
-        by_load, by_rank, heat_map, limits, efficiency, bits, memory_law, protocols, controls, beyond, snapshots, training
+        by_supervision, per_token, by_generator, by_base, by_load, by_rank, heat_map, limits, efficiency, bits, memory_law, protocols, controls, beyond, snapshots, training
     )
 }  # fmt: skip
 
@@ -183,6 +228,7 @@ def material(
         [row for row in found["cells"] if row["source"] == source and row["budget"] == budget],
         [law for law in found["laws"] if law["source"] == source and law["budget"] == budget],
         [curve for curve in curves if curve["source"] == source and curve["budget"] == budget], published,
+        summary.get("supervision", []),
     )  # fmt: skip
 
 

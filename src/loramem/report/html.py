@@ -96,6 +96,12 @@ def headline(summary: dict) -> list[str]:
         modules = [c for c in own if c["reading"] == "module"]
         if not modules:
             continue
+        if any(c["size_tokens"] is None for c in modules):
+            best = max(modules, key=lambda c: c["mean"])
+            sentences.append(
+                f"{source}, {TITLES.get(str(metric), metric)}: the best module ({best['cell']}) gives {interval(best)} %."
+            )
+            continue
         low, high = min(c["rank"] for c in modules), max(c["rank"] for c in modules)
         small, large = min(c["size_tokens"] for c in modules), max(c["size_tokens"] for c in modules)
         parts = []
@@ -156,30 +162,42 @@ def render(info: dict, summary: dict, out: Path) -> Path:
     return path
 
 
+def leading_probe(cells: Sequence[dict], metric: str) -> str | None:
+    """The phrasing a table shows: trained wording where there is one, else the first there is."""
+    found = [c["probe"] for c in cells if c["metric"] == metric]
+    return "trained" if "trained" in found else next((probe for probe in found if probe), None)
+
+
+def line_of(cell: dict) -> str:
+    """A cell's line in a table over sizes: its name without source and size, the reading in words."""
+    key, size = reading_key(cell), f"-{cell['size_tokens']}-" if cell["size_tokens"] else "-"
+    name = cell["cell"].removesuffix(f"-{key}").replace(f"{cell['source']}{size}", "", 1)
+    rest = "" if name == cell["cell"].removesuffix(f"-{key}") and cell["source"] in name else name
+    return reading_name(key) + (f", {rest.strip('-')}" if rest.strip("-") else "")
+
+
 def text_tables(summary: dict) -> Sequence[Table]:
     """One table per source for the end of a run: modules by size, the other readings below."""
     tables = []
     for source in dict.fromkeys(cell["source"] for cell in summary["cells"]):
         own = _ended(summary, source)
         metric = _leading_metric(own) or own[0]["metric"]
-        own = [c for c in own if c["metric"] == metric and c["probe"] in ("trained", None)]
-        sizes = sorted({c["size_tokens"] for c in own})
+        probe = leading_probe(own, metric)
+        own = [c for c in own if c["metric"] == metric and c["probe"] in (probe, None)]
         unit = ", %" if metric not in METRICS or METRICS.get(metric).unit == "share" else ""
+        wording = "" if probe in ("trained", None) else f", {probe} wording"
         table = Table(
-            title=f"{source}: {TITLES.get(metric, metric)}{unit} [95 % interval]", title_justify="left"
+            title=f"{source}: {TITLES.get(metric, metric)}{unit}{wording} [95 % interval]",
+            title_justify="left",
         )
         table.add_column("reading")
+        sizes = sorted({c["size_tokens"] or 0 for c in own})
         for size in sizes:
-            table.add_column(f"{size:,} tokens", justify="right")
-        lines = sorted(
-            {(reading_key(c), c["rank"]) for c in own},
-            key=lambda line: (line[0] != "module", line[0], line[1] or 0),
-        )
-        for reading, rank in lines:
-            found = {c["size_tokens"]: c for c in own if (reading_key(c), c["rank"]) == (reading, rank)}
-            table.add_row(
-                reading_name(reading) + (f", rank {rank}" if rank else ""),
-                *(interval(found[size]) if size in found else "no result" for size in sizes),
-            )
+            table.add_column(f"{size:,} tokens" if size else "score", justify="right")
+        lines: dict[str, dict[int, dict]] = {}
+        for cell in sorted(own, key=lambda c: c["reading"] != "module"):
+            lines.setdefault(line_of(cell), {})[cell["size_tokens"] or 0] = cell
+        for name, found in lines.items():
+            table.add_row(name, *(interval(found[size]) if size in found else "no result" for size in sizes))
         tables.append(table)
     return tables

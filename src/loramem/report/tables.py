@@ -82,28 +82,37 @@ def scores_tex(summary: dict) -> str:
         metric = next(
             (m for m in ("exact_match", "efficacy", "token_f1") if any(c["metric"] == m for c in own)), None
         )
-        own = [c for c in own if c["metric"] == metric and c["probe"] == "trained"]
+        phrasings = {c["probe"] for c in own if c["metric"] == metric}
+        probe = "trained" if "trained" in phrasings else next(iter(phrasings - {None}), None)
+        own = [c for c in own if c["metric"] == metric and c["probe"] == probe]
         if not own:
             continue
-        sizes = sorted({c["size_tokens"] for c in own})
-        names = dict.fromkeys(c["cell"].replace(f"{source}-{c['size_tokens']}-", "") for c in own)
-        rows = []
-        for name in names:
-            row = [name]
-            for size in sizes:
-                match = [c for c in own if c["cell"] == f"{source}-{size}-{name}"]
-                row.append(
-                    "--"
-                    if not match
-                    else f"{100 * match[0]['mean']:.1f} [{100 * match[0]['ci_low']:.1f}, {100 * match[0]['ci_high']:.1f}]"
-                )
-            rows.append(row)
+        sizes = sorted({c["size_tokens"] or 0 for c in own})
+        lines: dict[str, dict[int, dict]] = {}
+        for cell in own:
+            name = cell["cell"].replace(f"{source}-{cell['size_tokens']}-", "")
+            lines.setdefault(name, {})[cell["size_tokens"] or 0] = cell
+        rows = [
+            [name, *(_percent_interval(found[size]) if size in found else "--" for size in sizes)]
+            for name, found in lines.items()
+        ]
         counts = "; ".join(
-            f"{size:,} tokens: n = {max(c['n'] for c in own if c['size_tokens'] == size)}" for size in sizes
+            f"{_size(size)}: n = {max(c['n'] for c in own if (c['size_tokens'] or 0) == size)}"
+            for size in sizes
         )
         caption = f"{source}: {TITLES.get(str(metric), metric)}, % [95 % interval]. Probes over all seeds: {counts}."
-        parts.append(_tabular(["reading", *(f"{size:,}" for size in sizes)], rows, caption))
+        parts.append(
+            _tabular(["reading", *(f"{size:,}" if size else "score" for size in sizes)], rows, caption)
+        )
     return "\n".join(parts)
+
+
+def _size(tokens: int) -> str:
+    return f"{tokens:,} tokens" if tokens else "all documents"
+
+
+def _percent_interval(cell: dict) -> str:
+    return f"{100 * cell['mean']:.1f} [{100 * cell['ci_low']:.1f}, {100 * cell['ci_high']:.1f}]"
 
 
 def limits_tex(summary: dict) -> str:

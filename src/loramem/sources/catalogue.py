@@ -99,7 +99,11 @@ for _module, _config, _summary in (
     (quality, quality.QualityConfig, "articles with four-option questions, hard subset"),
     (squad, squad.SquadConfig, "passages with questions whose answers stand in them"),
     (babilong, babilong.BabilongConfig, "facts scattered in long texts"),
-    (folder, folder.FolderConfig, "your own Markdown, text, HTML and PDF files; no questions"),
+    (
+        folder,
+        folder.FolderConfig,
+        "your own Markdown, text, HTML and PDF files; questions in a file of their own",
+    ),
 ):
     KINDS.add(_module.__name__.rpartition(".")[2], SourceKind(_config, _module.build, _summary))
 

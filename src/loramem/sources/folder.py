@@ -58,7 +58,7 @@ class FolderConfig(Config):
     probes: str | None = None
     """A file of questions about the documents (`loramem data probe` writes one); None: nothing is asked."""
     split: Split = "test"
-    """Which of its questions are asked: train, dev, test or all."""
+    """Which of its questions are asked: train, dev, test or all; those about documents that are not taken never are."""
 
 
 # -- one file --------------------------------------------------------------------------------------------------
@@ -186,6 +186,13 @@ def _link(path: Path, root: Path) -> str:
     )
 
 
+def by_id(root: Path, counts: Counter[str]) -> dict[str, Path]:
+    """The files below a folder, or the one file, by their ids."""
+    if not root.is_dir():
+        return {root.name: root}
+    return {path.relative_to(root).as_posix(): path for path in files(root, counts)}
+
+
 def read_folder(
     config: FolderConfig, count_tokens: Callable[[str], int]
 ) -> tuple[list[Document], Counter[str]]:
@@ -194,10 +201,7 @@ def read_folder(
     if not root.exists():
         raise InputError(f"path {config.path!r}: no such folder")
     counts: Counter[str] = Counter()
-    found = {
-        (p.relative_to(root).as_posix() if root.is_dir() else p.name): p
-        for p in (files(root, counts) if root.is_dir() else [root])
-    }
+    found = by_id(root, counts)
     if not found:
         passed = "; ".join(f"{n} {what}" for what, n in counts.items())
         raise InputError(
@@ -249,6 +253,10 @@ def build(config: FolderConfig, count_tokens: Callable[[str], int]) -> list[Sour
     notes = [f"{count} {what}" for what, count in counts.items()]
     if config.probes is None:
         return assemble(config, documents, (), count_tokens, notes)
-    probes, writers = read_probes(Path(config.probes).expanduser(), documents, config.split)
+    others = by_id(Path(config.path).expanduser(), Counter()).keys() - {document.id for document in documents}
+    chosen = config.ids is not None or config.documents is not None
+    probes, writers = read_probes(
+        Path(config.probes).expanduser(), documents, config.split, elsewhere=others if chosen else ()
+    )
     made = assemble(config, documents, probes, count_tokens, [*notes, f"questions by {', '.join(writers)}"])
     return [replace(source, settings={**source.settings, "probe_generators": writers}) for source in made]

@@ -6,7 +6,8 @@ One JSON object a line: `document` (its id), `question`, `answers` (a list; or `
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,17 +21,24 @@ SPLITS = ("train", "dev", "test")
 
 
 def read_probes(
-    path: Path, documents: Collection[Document], split: Split = "test"
+    path: Path, documents: Collection[Document], split: Split = "test", *, elsewhere: Collection[str] = ()
 ) -> tuple[list[Probe], list[str]]:
     """(probes of one split in the file's order, names of the generators that wrote them).
+
+    A probe belongs to the first record of its document in which an answer stands, else to the first one.
+
+    Args:
+        elsewhere: Ids of documents that were not chosen; questions about them are passed over.
 
     Raises:
         Faults: every malformed line, unknown document or id given twice; a split without questions.
     """
-    first = {document.id: document.records[0].id for document in documents}
+    known = {document.id: document for document in documents}
+    there = {*known, *elsewhere}
     faults: list[str] = []
     found: dict[str, Probe] = {}
     writers: dict[str, None] = {}
+    others: Counter[str] = Counter()
     for number, (place, row) in enumerate(rows(path, faults), start=1):
         answers = row.get("answers", [row["answer"]] if "answer" in row else None)
         question, document = row.get("question"), row.get("document")
@@ -42,22 +50,36 @@ def read_probes(
             or not all(isinstance(a, str) and a.strip() for a in answers)
         ):
             faults.append(f"{place}: needs answers (a list of text) or answer (text)")
-        elif document not in first:
+        elif not isinstance(document, str) or document not in there:
             faults.append(
-                f"{place}: document {document!r} is not among the documents; {nearest(str(document), list(first)[:50])}"
+                f"{place}: document {document!r} is not among the documents; {nearest(str(document), list(known)[:50])}"
             )
         elif row.get("split", "test") not in SPLITS:
             faults.append(f"{place}: split {row['split']!r}; {nearest(str(row['split']), SPLITS)}")
-        elif split in ("all", row.get("split", "test")):
+        elif document not in known:
+            continue
+        elif split not in ("all", row.get("split", "test")):
+            others[row.get("split", "test")] += 1
+        else:
             id = str(row.get("id", f"{document}-p{number}"))
             if id in found:
                 faults.append(f"{place}: id {id!r} stands in the file twice")
             found[id] = Probe(
-                id, first[document], document, "generate", "heldout", question.strip(),
-                tuple(a.strip() for a in answers), level=str(row.get("level", "")),
+                id, _case(known[document], answers), document, "generate", "heldout", question.strip(),
+                tuple(a.strip() for a in answers), level=str(row.get("level") or ""),
             )  # fmt: skip
-            writers.setdefault(str(row.get("generator", "unknown")))
+            writers.setdefault(str(row.get("generator") or "unknown"))
     raise_faults(faults)
     if not found:
-        raise Faults(f"{path}: no question of split {split!r}; allowed: {', '.join((*SPLITS, 'all'))}")
+        counts = ", ".join(f"{name} {others[name]}" for name in SPLITS if others[name])
+        raise Faults(
+            f"{path}: no question of split {split!r} about these documents; there are: {counts or 'none'}"
+        )
     return list(found.values()), list(writers)
+
+
+def _case(document: Document, answers: Sequence[str]) -> str:
+    """The record that a question belongs to."""
+    said = [answer.strip().casefold() for answer in answers]
+    holds = (r.id for r in document.records if any(answer in r.text.casefold() for answer in said))
+    return next(holds, document.records[0].id)

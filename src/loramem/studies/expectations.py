@@ -14,7 +14,7 @@ from loramem.studies.pairing import difference_of, means_by_fact
 SELECTABLE = (
     "source", "size_tokens", "rank", "alpha", "targets", "layers", "lr", "exposures", "objective", "reading", "probe",
     "partition", "supervision", "steps", "variant", "budget", "snapshot", "retriever", "generator", "base_name",
-    "base_parameters", "supervision_tokens", "examples",
+    "base_parameters", "supervision_tokens", "examples", "n_modules",
 )  # fmt: skip
 EXTREMES = ("smallest", "largest")
 Selector = dict[str, Any]

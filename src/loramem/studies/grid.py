@@ -33,7 +33,7 @@ def set_path(tree: dict, path: str, value: Any, *, where: str = "--set") -> None
     node[last] = value
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
+def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
     """`a.b=[1,2]` as a path and a YAML-typed value.
 
     >>> parse_assignment("modules.spec.rank=[2,8]")
@@ -41,11 +41,12 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """
     path, equals, value = text.partition("=")
     if not equals or not path.strip() or any(not part for part in path.strip().split(".")):
-        raise InputError(f"--set {text!r}: give PATH=VALUE, e.g. modules.spec.rank=[2,8]")
+        example = "modules.spec.rank=[2,8]" if option == "--set" else "temperature=0"
+        raise InputError(f"{option} {text!r}: give PATH=VALUE, e.g. {example}")
     try:
         return path.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise InputError(f"--set {text!r}: the value is not YAML ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{option} {text!r}: the value is not YAML ({str(error).splitlines()[0]})") from None
 
 
 def resolve(document: Mapping[str, Any], scale: str, assignments: Sequence[str]) -> dict:

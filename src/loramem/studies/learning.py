@@ -72,18 +72,19 @@ class Learnt:
 def parts_of(source: Source, how: str, chunking: str, base: Base) -> list[tuple[Part, Source]]:
     """A source cut into parts, one per module, each as a source: its documents (or pieces) and the probes its module is asked.
 
-    Every probe is asked once: of the first part that holds its record or the whole of its document, else (where nothing
-    says which passage holds the answer) of the first part with a piece of its document.
+    Every probe is asked once: of the part that holds its record or the whole of its document (of a record that is cut, the
+    piece with the answer, or the longest one), else (where nothing says which passage holds the answer) of the first part
+    with a piece of its document.
     """
     if how == "corpus":
         return [(partition(source, how)[0], source)]
     chosen = Chunking.parse(chunking)
     offsets = offsets_of(base.tokenizer) if how == "chunk" else None
     parts = partition(source, how, chunking=chosen, offsets=offsets, count_tokens=base.prompts.count)
-    owner: dict[str, int] = {}
+    owners: dict[str, list[int]] = {}
     for number, part in enumerate(parts):
         for probe in part.asked(source):
-            owner.setdefault(probe.id, number)
+            owners.setdefault(probe.id, []).append(number)
     first = {
         document.id: number
         for number, part in reversed(list(enumerate(parts)))
@@ -91,16 +92,23 @@ def parts_of(source: Source, how: str, chunking: str, base: Base) -> list[tuple[
     }
     asked: list[list[Probe]] = [[] for _ in parts]
     for probe in source.probes:
-        place = owner.get(probe.id, first.get(probe.document))
-        if place is None:
+        found = owners.get(probe.id) or [first[name] for name in (probe.document,) if name in first]
+        if not found:
             raise InputError(
                 f"probe {probe.id!r} belongs to document {probe.document!r}, which no part holds"
             )
-        asked[place].append(probe)
+        asked[max(found, key=lambda number: _fitness(probe, parts[number]))].append(probe)
     return [
         (part, replace(source, documents=part.documents, probes=tuple(probes)))
         for part, probes in zip(parts, asked, strict=True)
     ]
+
+
+def _fitness(probe: Probe, part: Part) -> tuple[bool, int]:
+    """How well a part can answer a probe: whether an answer stands in its piece of the probe's record, and how long that is."""
+    records = [record for document in part.documents for record in document.records]
+    said = "\n".join(record.text for record in records if record.id == probe.case) or part.text
+    return any(answer.casefold() in said.casefold() for answer in probe.answers), len(said)
 
 
 class Synthesis:
@@ -109,7 +117,7 @@ class Synthesis:
     Args:
         cache: Folder in which completions are kept; None: they are not.
         on_reply: Called after every answer of a model, for progress.
-        dry: Ask no model: only what is cached is there.
+        dry: Ask no model and keep nothing: only what is cached is there, and overlap by meaning is not measured.
         pieces: Chunk size of partition `chunk`.
     """
 
@@ -135,18 +143,26 @@ class Synthesis:
         return self._bases[name]
 
     def learn(
-        self, key: str, config: Config | None, source: Source, choice: SupervisionChoice, how: str = "corpus"
+        self,
+        key: str,
+        config: Config | None,
+        source: Source,
+        choice: SupervisionChoice,
+        how: str = "corpus",
+        *,
+        every: bool = True,
     ) -> list[Learnt]:
         """What each part of a source learns.
 
         Args:
             config: Where published pairs are found.
+            every: Refuse a part for which nothing was written; else it is left out.
 
         Raises:
             InputError: settings that cannot work, or an overlap with the probes beyond what is allowed.
             RunFailed: the generator gave nothing for a part.
         """
-        mark = (key, source.hash, choice.model_dump_json(), how)
+        mark = (key, source.hash, choice.model_dump_json(), how, every)
         if mark in self._learnt:
             return self._learnt[mark]
         whole = {document.id: document for document in source.documents}
@@ -169,14 +185,18 @@ class Synthesis:
         found: list[Learnt] = []
         for part, own, group in parts:
             learnt = made.of({unit.id for unit in group})
+            if not learnt.examples and not every:
+                continue
             if not learnt.examples:
-                raise RunFailed(f"{choice.recipe} by {choice.who} gave no examples for {part.id}")
+                why = "; ".join(dict.fromkeys(one.why for one in learnt.made))
+                raise RunFailed(f"{choice.recipe} by {choice.who} gave no examples for {part.id} ({why})")
             examples = learnt.encode(self.base.prompts)
             length = bucket_length(examples, self.base.context_length)
             found.append(Learnt(key, own, learnt, examples, length, choice, how, part.id))
         plain = overlap(made.examples, source.probes)
         guard(plain, allow=choice.allow_overlap)
-        shared = plain.as_dict() if writer is None else self._with_meaning(made, source, plain)
+        measured = writer is None or not source.probes
+        shared = plain.as_dict() if measured else self._with_meaning(made, source, plain)
         self.accounts.append(account(key, source, choice, how, found, made, shared))
         self._learnt[mark] = found
         return found
@@ -184,6 +204,8 @@ class Synthesis:
     def _with_meaning(self, made: Supervision, source: Source, plain: Overlap) -> dict:
         """`Overlap.as_dict` with that of embeddings, where an embedder is installed; kept on disk, for embedding takes long."""
         kept = None
+        if self.dry:
+            return plain.as_dict()
         if self.cache is not None:
             asked = [[p.id, p.document, p.kind, p.phrasing, p.prompt] for p in source.probes]
             learnt = [[e.form, e.prompt, e.answer, e.document, e.generator] for e in made.examples]

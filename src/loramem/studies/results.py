@@ -27,11 +27,11 @@ COLUMNS = (
     "reading_id", "settings", "budget", "ended", "snapshot", "retriever", "base_name", "base_parameters", "examples",
     "supervision_tokens",
 )  # fmt: skip
-ITEM_COLUMNS = ("cell", "seed", "metric", "probe", "case", "document", "value")
+ITEM_COLUMNS = ("cell", "seed", "metric", "probe", "case", "document", "level", "value")
 EXAMPLES_PER_CELL = 2
 NOT_READ = {"failure": "the part it belongs to was not read", "prediction": "", "kind": ""}
 """What stands for the prediction of a probe whose part failed, so that it is counted."""
-SHOWN = ("exact_match", "efficacy", "token_f1")
+SHOWN = ("exact_match", "efficacy", "token_f1", "rouge_l", "judge")
 """Metrics whose predictions are shown as examples."""
 
 
@@ -174,6 +174,7 @@ def _add_items(items: dict[str, list], cell: Cell, metric: str, scored: list[dic
     items["probe"] += [item["asked"].phrasing for item in scored]
     items["case"] += [item["asked"].case for item in scored]
     items["document"] += [item["asked"].document for item in scored]
+    items["level"] += [item["asked"].level for item in scored]
     items["value"] += [item["value"] for item in scored]
 
 

@@ -114,8 +114,8 @@ class StudyFile(Config):
     base: str | Annotated[tuple[str, ...], Field(min_length=1)] = "embedded"
     """A base, or a list of bases that are compared."""
     sources: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    supervision: dict[str, Any] = {}
-    """How documents become examples (`SupervisionChoice`); lists are the grid."""
+    supervision: dict[str, Any] | tuple[dict[str, Any], ...] = {}
+    """How documents become examples (`SupervisionChoice`); lists are the grid. A list of such mappings is all their grids."""
     modules: dict[str, Any]
     contrasts: tuple[dict[str, Any], ...] = ()
     """Further grids: paths of `modules` set to other values (`{modules.budget: {steps: 400}}`), optionally confined
@@ -172,7 +172,7 @@ class Study:
         self.sources = {key: source_config(value, f"sources.{key}") for key, value in file.sources.items()}
         self.points = {key: _points(file, key) for key in file.sources}
         self.retrievals = tuple(_product(Retrieval, file.retrieval, "retrieval"))
-        self.supervisions = tuple(_product(SupervisionChoice, file.supervision, "supervision"))
+        self.supervisions = _supervisions(file)
         self.partitions = (file.partition,) if isinstance(file.partition, str) else file.partition
         self.bases = (file.base,) if isinstance(file.base, str) else file.base
         self.chosen: list[dict] = []
@@ -280,6 +280,27 @@ def _product(kind: type[C], section: Mapping[str, Any], where: str) -> list[C]:
     return list(unique.values())
 
 
+def _sections(file: StudyFile) -> list[tuple[str, dict[str, Any]]]:
+    """The grids of `supervision`, each with its place in the file."""
+    if isinstance(file.supervision, dict):
+        return [("supervision", file.supervision)]
+    return [(f"supervision[{number}]", section) for number, section in enumerate(file.supervision)]
+
+
+def _supervisions(file: StudyFile) -> tuple[SupervisionChoice, ...]:
+    """Every choice of supervision, each once, in the order of the file."""
+    found: dict[str, SupervisionChoice] = {}
+    faults: list[str] = []
+    for where, section in _sections(file):
+        try:
+            found |= {one.model_dump_json(): one for one in _product(SupervisionChoice, section, where)}
+        except Faults as error:
+            faults += error.faults
+    if faults:
+        raise Faults(faults)
+    return tuple(found.values())
+
+
 def _faults_of_parts(file: StudyFile) -> list[str]:
     """What is wrong in parts that only make sense together: grids, contrasts, retrieval, capacity, skips."""
     faults: list[str] = []
@@ -320,7 +341,7 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
             if key in file.capacity and not faults:
                 faults += _faults_of_capacity(key, _points(file, key))
     collect(_product, Retrieval, file.retrieval, "retrieval")
-    collect(_product, SupervisionChoice, file.supervision, "supervision")
+    collect(_supervisions, file)
     collect(Chunking.parse, file.chunking)
     for way in (file.partition,) if isinstance(file.partition, str) else file.partition:
         collect(check_partition, way)
@@ -337,7 +358,7 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
             )
     faults += [
         f"{name}.{field}: an empty list has no values"
-        for name, section in (("retrieval", file.retrieval), ("supervision", file.supervision))
+        for name, section in (("retrieval", file.retrieval), *_sections(file))
         for field, value in section.items()
         if value == []
     ]

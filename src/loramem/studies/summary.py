@@ -14,25 +14,37 @@ from loramem.metrics.paired import holm
 from loramem.metrics.scorers import METRICS
 from loramem.studies.expectations import SELECTABLE, Expectation, judge
 from loramem.studies.knowledge import gains, knowledge
-from loramem.studies.pairing import clustered_by, difference_of, means_by_fact
+from loramem.studies.pairing import difference_of, drawn, means_by_fact
 
 AGAINST = ("closed", "wrong-module", "random-module", "icl", "rag")
-COMPARED = ("exact_match", "efficacy", "paraphrase", "neighbourhood", "token_f1")
+COMPARED = ("exact_match", "efficacy", "paraphrase", "neighbourhood", "token_f1", "rouge_l", "judge")
 """Metrics whose differences are tested: few planned tests, so that correcting for their number costs little."""
 
 
 Groups = dict[tuple, pd.DataFrame]
 
 
-def scores_grid(items: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Sums and counts of scored items, `[seeds, units]`, and the units' names: facts or documents (`clustered_by`)."""
+def scores_grid(items: pd.DataFrame, by: str = "case") -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Sums and counts of scored items, `[seeds, units]`, and the units' names: facts (`case`) or documents."""
     scored = items[items["value"].notna()]
     seed_I, seeds = pd.factorize(scored["seed"], sort=True)
-    case_I, cases = pd.factorize(scored[clustered_by(scored)])
+    case_I, cases = pd.factorize(scored[by])
     sums, counts = np.zeros((len(seeds), len(cases))), np.zeros((len(seeds), len(cases)))
     np.add.at(sums, (seed_I, case_I), scored["value"].to_numpy(float))
     np.add.at(counts, (seed_I, case_I), 1.0)
     return sums, counts, list(cases)
+
+
+def interval_of(items: pd.DataFrame, highest: float) -> tuple[float, float, float]:
+    """(mean, low, high) of scored items between 0 and `highest`; the wider interval of facts and documents (`pairing.drawn`)."""
+    binary = bool((items["value"].dropna() / highest).isin((0.0, 0.5, 1.0)).all())
+    found = []
+    for by in drawn(items):
+        sums, counts, _ = scores_grid(items, by)
+        if sums.size == 0:
+            return (math.nan,) * 3
+        found.append(mean_interval(sums / highest, counts, binary=binary))
+    return highest * found[0][0], highest * min(f[1] for f in found), highest * max(f[2] for f in found)
 
 
 def cell_rows(rows: pd.DataFrame, items: pd.DataFrame) -> list[dict]:
@@ -60,15 +72,10 @@ def cell_rows(rows: pd.DataFrame, items: pd.DataFrame) -> list[dict]:
         if own is None:  # a derived metric: its rows hold one value per seed
             row.update(_derived(cell, metric, grouped))
         else:
-            sums, counts, _ = scores_grid(own)
             highest = METRICS.get(metric).highest
-            unit = highest or 1.0  # points of a scale are shares of its highest point
-            binary = bool((own["value"].dropna() / unit).isin((0.0, 0.5, 1.0)).all())
-            mean, low, high = (
-                mean_interval(sums / unit, counts, binary=binary) if sums.size else (math.nan,) * 3
-            )
+            mean, low, high = interval_of(own, highest or 1.0)
             facts = int(own["case"].nunique())
-            times = unit * (
+            times = (
                 facts if METRICS.get(metric).total else 1
             )  # a sum over facts is their mean times their number
             row.update(mean=times * mean, ci_low=times * low, ci_high=times * high, facts=facts)
@@ -76,6 +83,23 @@ def cell_rows(rows: pd.DataFrame, items: pd.DataFrame) -> list[dict]:
                 _, low, high = bounds(list(own["value"]), 0.0, highest)
                 row.update(bound_low=low, bound_high=high)
         found.append(row)
+    return found
+
+
+def level_rows(items: pd.DataFrame) -> list[dict]:
+    """Means and intervals by the level of the question (recall, comprehension, ...), where there are several levels."""
+    found = []
+    for keys, group in items.groupby(["cell", "metric", "probe"], sort=False):
+        if group["level"].nunique() < 2:
+            continue
+        for level, own in group.groupby("level", sort=False):
+            mean, low, high = interval_of(own, METRICS.get(str(keys[1])).highest or 1.0)
+            if math.isnan(mean):
+                continue
+            found.append({
+                **dict(zip(("cell", "metric", "probe"), keys, strict=True)), "level": level, "mean": mean, "ci_low": low,
+                "ci_high": high, "n": int(own["value"].notna().sum()), "n_failed": int(own["value"].isna().sum()),
+            })  # fmt: skip
     return found
 
 
@@ -105,58 +129,65 @@ def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str])
     others: dict[tuple, list[pd.Series]] = {}
     for _, cell in cells[tested & cells["reading"].isin(AGAINST)].iterrows():
         others.setdefault(_values(cell, PLACE), []).append(cell)
-    references = _references(cells[tested & ended & (cells["reading"] == "module")])
     for _, mine in cells[tested & ended & (cells["reading"] == "module")].iterrows():
-        rivals = list(others.get(_values(mine, PLACE), ()))
-        reference = references.get(_values(mine, SAME))
-        if reference is not None and reference["cell"] != mine["cell"]:
-            rivals.append(reference)
-        for theirs in rivals:
+        for theirs in others.get(_values(mine, PLACE), ()):
             control = theirs["reading"] in ("wrong-module", "random-module")
             if control and theirs["cell"] != f"{mine['cell'].removesuffix('-module')}-{theirs['reading']}":
                 continue
-            a = means.get((mine["cell"], mine["metric"], mine["probe"]))
-            b = means.get((theirs["cell"], theirs["metric"], theirs["probe"]))
-            if a is None or b is None:
-                continue
-            shared = a.index.intersection(b.index)
-            if len(shared) == 0:
-                continue
-            mean, low, high, p = difference_of(a, b)
-            found.append(
-                {
-                    "cell": mine["cell"],
-                    "against": theirs["cell"],
-                    "metric": mine["metric"],
-                    "probe": _plain(mine["probe"]),
-                    "facts": len(shared),
-                    "difference": mean,
-                    "ci_low": low,
-                    "ci_high": high,
-                    "p": p,
-                }
-            )
-    for row, adjusted in zip(found, holm([row["p"] for row in found]), strict=True):
+            found += _tested(mine, theirs, means)
+    return _adjusted(found)
+
+
+def _tested(mine: pd.Series, theirs: pd.Series, means: dict[tuple, pd.Series]) -> list[dict]:
+    """The paired test of two cells on the facts they share; nothing where they share none."""
+    a, b = (means.get((cell["cell"], cell["metric"], cell["probe"])) for cell in (mine, theirs))
+    if a is None or b is None or a.index.intersection(b.index).empty:
+        return []
+    mean, low, high, p = difference_of(a, b)
+    return [{
+        "cell": mine["cell"], "against": theirs["cell"], "metric": mine["metric"], "probe": _plain(mine["probe"]),
+        "facts": len(a.index.intersection(b.index)), "difference": mean, "ci_low": low, "ci_high": high, "p": p,
+    }]  # fmt: skip
+
+
+def _adjusted(tests: list[dict]) -> list[dict]:
+    for row, adjusted in zip(tests, holm([row["p"] for row in tests]), strict=True):
         row["p_holm"] = adjusted
-    return found
+    return tests
+
+
+def pairs(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> list[dict]:
+    """Every two modules that differ in their supervision alone, or in their base alone, on the same facts (questions 4 to 7);
+    p-values adjusted over all of them (Holm). Settings that were chosen for each base (rate, budget) may differ with it."""
+    cells = rows.drop_duplicates(["cell", "metric", "probe"])
+    cells = cells[
+        (cells["reading"] == "module") & cells["snapshot"].isna()
+        & cells["metric"].isin([metric for metric in metrics if metric in COMPARED])
+    ]  # fmt: skip
+    means = means_by_fact(items)
+    found = []
+    for _, group in cells.groupby(["source", "metric", "probe"], sort=False):
+        own = [cell for _, cell in group.iterrows()]
+        for number, later in enumerate(own):
+            for earlier in own[:number]:
+                same_base = later["base_name"] == earlier["base_name"]
+                same_supervision = _values(later, SUPERVISION) == _values(earlier, SUPERVISION)
+                columns = [*SAME, *CHOSEN] if same_base else SAME
+                if same_base != same_supervision and _values(later, columns) == _values(earlier, columns):
+                    found += _tested(later, earlier, means)
+    return _adjusted(found)
 
 
 PLACE = ["source", "size_tokens", "base_name", "metric", "probe"]
 """Columns that say what was asked of which base: readings are compared within them."""
-SAME = [*PLACE, "partition", "rank", "alpha", "targets", "layers", "variant", "objective", "budget", "lr"]
-"""Columns in which modules that differ in nothing but their supervision are equal."""
+SUPERVISION = ["supervision", "generator"]
+SAME = ["size_tokens", "partition", "rank", "alpha", "targets", "layers", "variant", "objective"]
+CHOSEN = ["budget", "lr"]
+"""Columns in which modules must be equal to be compared across supervisions or bases; the last two only on one base."""
 
 
 def _values(cell: pd.Series, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(cell[name]) for name in columns)
-
-
-def _references(modules: pd.DataFrame) -> dict[tuple, pd.Series]:
-    """Of modules that differ in nothing but their supervision, the first one of the study: what the others are held against."""
-    found: dict[tuple, pd.Series] = {}
-    for _, cell in modules.iterrows():
-        found.setdefault(_values(cell, SAME), cell)
-    return found
 
 
 def summarise(
@@ -177,7 +208,9 @@ def summarise(
     return clean(
         {
             "cells": cells,
+            "levels": level_rows(items),
             "comparisons": {"made": len(compared), "adjustment": "Holm", "tests": compared},
+            "pairs": pairs(rows, items, metrics),
             "knowledge": knowledge(table.drop_duplicates("cell"), items) if len(table) else [],
             "gains": gains(table, items, metrics) if len(table) else [],
             "verdicts": verdicts,

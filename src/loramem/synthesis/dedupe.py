@@ -12,7 +12,7 @@ from loramem.metrics.text import same, words
 from loramem.synthesis.supervision import Example
 
 LONGEST = 2_000
-"""Characters of a question, from its beginning, that `near` compares."""
+"""Characters of the longest text that `near` compares; longer ones are near only if their words are equal."""
 CELLS = 1 << 22
 """Most pairs compared at once: what bounds the memory."""
 
@@ -105,7 +105,7 @@ def near(
     from rapidfuzz import fuzz, process
 
     mine, theirs = [particulars(q) for q in questions], [particulars(p) for p in prompts]
-    asked, known = [same(q)[:LONGEST] for q in questions], [same(p)[:LONGEST] for p in prompts]
+    asked, known = [same(q) for q in questions], [same(p) for p in prompts]
     asked_words, known_words = [set(words(q)) for q in questions], [set(words(p)) for p in prompts]
     places: dict[str, list[int]] = {word: [] for own in mine for word in own}
     for column, inside in enumerate(known_words):
@@ -116,18 +116,22 @@ def near(
         alike.setdefault(min(own, key=lambda word: (len(places[word]), word), default=""), []).append(row)
     for name, rows in alike.items():
         columns = places[name] if name else list(range(len(prompts)))
-        there, there_sorted = [known[c] for c in columns], [_sorted(known[c]) for c in columns]
+        there = [known[c][:LONGEST] for c in columns]
+        there_sorted = [_sorted(text) for text in there]
         for block in blocks(rows, len(columns)):
-            here, here_sorted = [asked[r] for r in block], [_sorted(asked[r]) for r in block]
+            here = [asked[r][:LONGEST] for r in block]
+            here_sorted = [_sorted(text) for text in here]
             options: dict = {"scorer": fuzz.ratio, "score_cutoff": ratio, "dtype": np.float32}
             scores_QP = np.maximum(
                 process.cdist(here, there, **options), process.cdist(here_sorted, there_sorted, **options)
             )
             for row, scores_P in zip(block, scores_QP, strict=True):
                 found = [
-                    (float(scores_P[place]), columns[place])
+                    (float(scores_P[place]), column)
                     for place in np.flatnonzero(scores_P)
-                    if mine[row] <= known_words[columns[place]] and theirs[columns[place]] <= asked_words[row]
+                    if mine[row] <= known_words[column := columns[place]]
+                    and theirs[column] <= asked_words[row]
+                    and (max(len(asked[row]), len(known[column])) <= LONGEST or asked[row] == known[column])
                 ]
                 if found:
                     yield row, sorted(found, key=lambda pair: (-pair[0], pair[1]))

@@ -17,8 +17,9 @@ from loramem.core.errors import InputError
 from loramem.core.identity import digest
 from loramem.inference.generate import Request, generate
 from loramem.metrics.text import exact_match
-from loramem.sources.almanac.recovering import facts_of, records_of
-from loramem.sources.almanac.supervision import render
+from loramem.sources.almanac.phrasing import statements
+from loramem.sources.almanac.recovering import facts_of
+from loramem.sources.almanac.supervision import Item, render
 from loramem.sources.almanac.telling import fact_id
 from loramem.sources.almanac.world import Fact
 from loramem.sources.types import Source
@@ -49,18 +50,20 @@ class Exact:
             self.facts = facts_of(source)
         except InputError as error:
             raise InputError(f"generator exact: {error}; use generator local or a URL") from None
-        self.records = records_of(source)
         self.among = [fact for facts in self.facts.values() for fact in facts]
         self.error_rate, self.seed = error_rate, seed
         self.name = f"exact:{error_rate:g}" if error_rate else "exact"
 
     def facts_in(self, unit: Unit) -> list[Fact]:
-        """The facts a unit states: all of its document's, or those whose record and value stand in the piece."""
+        """The facts a unit states: all of its document's, or those whose whole sentence stands in the piece."""
         facts = list(self.facts[unit.document.id])
         if unit.id == unit.document.id:
             return facts
-        held = {record.id for record in unit.document.records}
-        return [fact for fact in facts if self.records.get(fact_id(fact)) in held and fact.value in unit.text]
+        return [
+            fact
+            for fact in facts
+            if any(fact.say(one) in unit.text for one in statements(fact.relation, held=False))
+        ]
 
     def write(
         self, units: Sequence[Unit], portion: Portion, exclude: Collection[str]
@@ -93,7 +96,9 @@ class Exact:
 
     def _render(
         self, unit: Unit, recipe: str, facts: Sequence[Fact], n: int, exclude: Collection[str]
-    ) -> list:
+    ) -> list[Item]:
+        if not facts:  # a piece of a document that states none
+            return []
         made = render(
             facts, recipe, n, seed=self.seed, error_rate=self.error_rate, among=self.among, original=unit.text,
             exclude=exclude, prefix=unit.lead,

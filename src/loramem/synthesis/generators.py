@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from loramem.base.model import Base
-from loramem.core.config import Config
+from loramem.core.config import Config, parse
 from loramem.core.errors import InputError, nearest
 from loramem.sources.types import Source
 from loramem.synthesis.completing import Cached, Completer, OnReply, Sampling, Unasked
@@ -17,6 +17,9 @@ from loramem.synthesis.exact import Exact, Reader
 from loramem.synthesis.making import Writer
 from loramem.synthesis.recipes import canonical, needs_writer
 from loramem.synthesis.writing import ModelWriter
+
+if TYPE_CHECKING:
+    from loramem.synthesis.endpoint import EndpointConfig
 
 GENERATORS = {
     "exact": "from the known facts of a generated (almanac) source; error_rate makes it worse",
@@ -75,16 +78,36 @@ class SupervisionChoice(Config):
     def _clashes(self) -> SupervisionChoice:
         known = self.generator in ("exact", "reader", "local")
         if not known and not self.is_endpoint:
-            raise ValueError(f"unknown generator; {nearest(self.generator, GENERATORS)}")
+            raise ValueError(
+                f"unknown generator {self.generator!r}; {nearest(self.generator, GENERATORS)} "
+                "A URL begins with http:// or https://"
+            )
         if self.is_endpoint and not self.model:
-            raise ValueError("an endpoint needs model, the name it has there")
+            raise ValueError("an endpoint needs model, the name it has there (--generator-model)")
         if self.error_rate and self.generator != "exact":
             raise ValueError("error_rate belongs to generator exact; a model makes its own errors")
         if self.model and self.generator == "exact":
             raise ValueError("generator exact takes no model")
         if self.endpoint and not self.is_endpoint:
             raise ValueError("endpoint settings without an endpoint's URL as generator")
+        if self.is_endpoint:
+            self.endpoint_config()  # refused before anything is spent
         return self
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+
+    def endpoint_config(self) -> EndpointConfig:
+        """The endpoint behind the generator's URL. Raises `InputError` for settings it does not have."""
+        from loramem.synthesis.endpoint import EndpointConfig
+
+        own = {"url": self.generator, "model": self.model, "sampling": self.sampling}
+        if twice := sorted(own.keys() & self.endpoint.keys()):
+            raise InputError(
+                f"endpoint: {', '.join(twice)}: give generator, model, temperature, top_p and seed beside it, not in it"
+            )
+        return parse(EndpointConfig, {**self.endpoint, **own}, "endpoint")
 
     @property
     def is_endpoint(self) -> bool:
@@ -143,13 +166,10 @@ def make_writer(
 
 def make_completer(choice: SupervisionChoice, base: Base, *, load: Callable[[str], Base]) -> Completer:
     """The model that writes, local or at an endpoint."""
-    sampling = Sampling(temperature=choice.temperature, top_p=choice.top_p, seed=choice.seed)
     if choice.is_endpoint:
-        from loramem.core.config import parse
-        from loramem.synthesis.endpoint import Endpoint, EndpointConfig
+        from loramem.synthesis.endpoint import Endpoint
 
-        settings = {**choice.endpoint, "url": choice.generator, "model": choice.model, "sampling": sampling}
-        return Endpoint(parse(EndpointConfig, settings, "supervision.endpoint"))
+        return Endpoint(choice.endpoint_config())
     from loramem.synthesis.local import Local
 
-    return Local(load(choice.model) if choice.model else base, sampling)
+    return Local(load(choice.model) if choice.model else base, choice.sampling)

@@ -45,7 +45,7 @@ _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _LETTERS = r"(?:[^\W_]|[\u0300-\u036f])+"
 _TOKEN = re.compile(rf"[^\W_]{_LETTERS}(?:['’]{_LETTERS})?|[^\W_]")
-_ENDS_SENTENCE = re.compile(r"(?:^|[!?:;\n•]|[^\W_]{3}[.…]|[\])\"'”’][.…])[\"'“”‘’()\[\]\s*•-]*$")
+_ENDS_SENTENCE = re.compile(r"(?:^|[!?:;\n•]|[^\W_]{3}[.…]|[\])\"'”’»][.…])[\"'“”‘’«»()\[\]\s*•-]*$")
 
 
 @dataclass(frozen=True)
@@ -177,31 +177,32 @@ def names(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Held:
-    """A text, ready to be asked what it has: its words in a row, as a set, and its numbers in a row."""
+    """A text, ready to be asked what it has: words in a row and each, numbers in a row and each."""
 
     joined: str
     words: frozenset[str]
-    numbers: str
+    row: str
+    numbers: frozenset[str]
 
     def has(self, word: str) -> bool:
         """The word, its singular or plural, or the digits of a small number."""
-        return (
-            word in self.words
-            or f"{word}s" in self.words
-            or (word.endswith("s") and word[:-1] in self.words)
-            or (word in _IN_DIGITS and f" {_IN_DIGITS[word]} " in self.numbers)
-        )
+        forms = (word, f"{word}s", word.removesuffix("s"))
+        return any(form in self.words for form in forms) or _IN_DIGITS.get(word) in self.numbers
 
     def has_number(self, number: str) -> bool:
         """The number, its parts one after the other (a telephone number), or a small one in words."""
-        return f" {number} " in self.numbers or _IN_WORDS.get(number, "-") in self.words
+        if number in self.numbers or _IN_WORDS.get(number) in self.words:
+            return True
+        parts = number.split()
+        return len(parts) > 1 and self.numbers.issuperset(parts) and f" {number} " in self.row
 
 
 @lru_cache(maxsize=16)
 def _read(text: str) -> _Held:
     """Kept for the latest texts: many examples in a row are of one document."""
-    own = words(text)
-    return _Held(f" {' '.join(own)} ", frozenset(own), f" {' '.join(_numbers(text))} ")
+    own, numbers = words(text), list(_numbers(text))
+    row = " ".join(numbers)
+    return _Held(f" {' '.join(own)} ", frozenset(own), f" {row} ", frozenset([*numbers, *row.split()]))
 
 
 def _numbers(text: str) -> Iterator[str]:

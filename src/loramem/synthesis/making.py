@@ -36,10 +36,8 @@ class Writer(Protocol):
 
 def raw(unit: Unit) -> Written:
     """The document's own words. A question of a record stands in the user turn (PITFALLS 1)."""
-    name, place, found = unit.document.id, unit.span[0], []
-    for record in unit.document.records:
-        span = (place, place + len(record.text))
-        place = span[1] + 1
+    name, found = unit.document.id, []
+    for record, span in zip(unit.document.records, unit.places, strict=True):
         prompt, answer = ("", record.text) if record.form == "text" else (record.prompt, record.answer)
         found.append(Example(record.form, prompt, answer, name, record.id, span=span))
     return found, Made(unit.id, name, "raw", written=len(found))
@@ -75,7 +73,7 @@ def synthesize(
         material: Documents, or units (`synthesis.units`).
         recipe: A recipe such as `raw+qa:40`.
         writer: Who writes the counted parts; `raw` and `published` need none.
-        exclude: Questions that no example may ask.
+        exclude: Questions that no example may ask which the writer writes.
         pairs: Published pairs, for `published`.
 
     Raises:
@@ -112,6 +110,6 @@ def synthesize(
             examples += new
             accounts.append(account)
     if not examples:
-        why = "; ".join(f"{a.unit} {a.recipe}: {a.failures or 'nothing written'}" for a in accounts[:3])
+        why = "; ".join(f"{one.unit} {one.recipe}: {one.why}" for one in accounts[:3])
         raise RunFailed(f"recipe {recipe!r} gave no examples ({why or 'no documents'})")
     return Supervision(canonical(recipe), tuple(examples), tuple(accounts))

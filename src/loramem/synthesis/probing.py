@@ -94,7 +94,7 @@ def write_probes(
                 asked.add(example.prompt)
                 rows.append(_row(example, f"{example.document}-{level}-{number}", level, split))
     if not rows:
-        reasons = "; ".join(f"{one.unit}: {one.failures or 'nothing usable'}" for one in accounts[:3])
+        reasons = "; ".join(f"{one.unit} {one.recipe}: {one.why}" for one in accounts[:3])
         raise RunFailed(f"no question was written ({reasons})")
     return rows, accounts
 

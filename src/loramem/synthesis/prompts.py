@@ -17,13 +17,25 @@ SHOWN = 60
 """Items already written that a further round is shown, the latest ones."""
 LONGEST = {"chat": 300, "text": 4_000}
 """Characters of an item's text, at most."""
+PER_CALL = 10
+"""Items asked for in one prompt, at most; a model loses count of many more."""
 PER_TOKEN = 3
 """Characters a token has at least, roughly: what the length of an answer is reckoned with."""
+USUAL = 200
+"""Characters that a question with its answer or a sentence usually takes, as JSON."""
+AGAIN = "Your last answer gave nothing new that the text states. Look at passages that nothing has been written about yet."
 
 
-def schema(form: str, n: int) -> dict[str, Any]:
-    """JSON schema of an answer with at most `n` items."""
-    text = {"type": "string", "minLength": 1, "maxLength": LONGEST[form]}
+def items_per_call(portion: Portion, text: str, most_tokens: int) -> int:
+    """How many items about a text fit one answer of `most_tokens`."""
+    length = {"rewrite": len(text), "summary": len(text) // 3}.get(portion.kind.name, 0)
+    return max(1, min(PER_CALL, most_tokens * PER_TOKEN // (USUAL + length)))
+
+
+def schema(form: str, n: int, length: int = 0) -> dict[str, Any]:
+    """JSON schema of an answer with at most `n` items; `length` is that of the text where an item is as long."""
+    longest = max(LONGEST[form], -(-2 * length // 1_000) * 1_000)
+    text = {"type": "string", "minLength": 1, "maxLength": longest}
     names = ["question", "answer"] if form == "chat" else ["text"]
     item = {
         "type": "object", "properties": dict.fromkeys(names, text), "required": names, "additionalProperties": False,
@@ -36,10 +48,20 @@ def schema(form: str, n: int) -> dict[str, Any]:
     }
 
 
-def ask(text: str, portion: Portion, n: int, written: Sequence[str], *, round_: int, most_tokens: int) -> Ask:
+def ask(
+    text: str,
+    portion: Portion,
+    n: int,
+    written: Sequence[str],
+    *,
+    round_: int,
+    most_tokens: int,
+    again: bool = False,
+) -> Ask:
     """The prompt for `n` more items about a text.
 
     Args:
+        again: The last prompt gave nothing: it is not repeated word for word.
         written: What was written before: not to be repeated; from the second round on of `iterative`, what is covered.
     """
     told = portion.kind.instruction.format(n=n)
@@ -52,12 +74,15 @@ def ask(text: str, portion: Portion, n: int, written: Sequence[str], *, round_: 
                 f"write at most {n} questions with short answers about these facts only."
             )
         parts.append(f"Already written; do not repeat any of it, nor the same fact in other words:\n{listed}")
+    if again:
+        parts.append(AGAIN)
     parts.append(
         'Answer as {"items": [{"question": "...", "answer": "..."}, ...]}.'
         if portion.kind.form == "chat"
         else 'Answer as {"items": [{"text": "..."}, ...]}.'
     )
-    return Ask("\n\n".join(parts), SYSTEM, schema(portion.kind.form, n), most_tokens, round_)
+    length = len(text) if portion.kind.name == "rewrite" else 0
+    return Ask("\n\n".join(parts), SYSTEM, schema(portion.kind.form, n, length), most_tokens, round_)
 
 
 def items_of(value: Any, form: str, lead: str) -> list[tuple[str, str]]:

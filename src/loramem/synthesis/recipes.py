@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from loramem.core.errors import Faults, InputError, nearest
+from loramem.core.errors import Faults, nearest
 from loramem.core.registry import Registry
 
 Form = Literal["chat", "text"]
@@ -112,16 +112,16 @@ def parse_recipe(text: str) -> tuple[Portion, ...]:
     faults: list[str] = []
     found: dict[str, Portion] = {}
     for part in str(text).split("+"):
-        match = re.fullmatch(r"\s*([A-Za-z][A-Za-z-]*)\s*(?::\s*(\S+)\s*)?", part)
-        name = match[1].lower() if match else part.strip()
+        name, colon, number = (piece.strip() for piece in part.partition(":"))
+        name = name.lower()
         if name not in RECIPES:
             faults.append(f"recipe {text!r}: unknown part {name!r}; {nearest(name, RECIPES.names())}")
             continue
-        kind, number = RECIPES.get(name), match[2] if match else None
-        n = int(number) if number is not None and re.fullmatch(r"[0-9]{1,6}", number) else 0
+        kind = RECIPES.get(name)
+        n = int(number) if re.fullmatch(r"[0-9]{1,6}", number) else 0
         if kind.counted and not 1 <= n <= MOST:
             faults.append(f"recipe {text!r}: give {name} a number from 1 to {MOST:,}, e.g. {name}:10")
-        elif not kind.counted and number is not None:
+        elif not kind.counted and colon:
             faults.append(f"recipe {text!r}: {name} takes no number")
         elif name in found:
             faults.append(f"recipe {text!r}: {name} is named twice; give one number")
@@ -129,8 +129,6 @@ def parse_recipe(text: str) -> tuple[Portion, ...]:
             found[name] = Portion(kind, n)
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
-    if not found:
-        raise InputError(f"recipe {text!r} is empty")
     return tuple(found.values())
 
 

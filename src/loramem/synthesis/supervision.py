@@ -55,6 +55,7 @@ class Made:
         written: Examples kept.
         duplicates, ungrounded: Items left out: written before, or not borne out by the text.
         failures: Calls that gave nothing, by kind (`synthesis.completing.Failure`).
+        reason: What the last of them said.
         facts, covered: Facts of the unit and those some example is about; None where facts are not known.
         values, wrong: Values stated and how many of them are not what the document says; None where not known.
         calls, prompt_tokens, new_tokens, seconds, cost: Spent on it, cached answers included; cost None without prices.
@@ -69,6 +70,7 @@ class Made:
     duplicates: int = 0
     ungrounded: int = 0
     failures: dict[str, int] = field(default_factory=dict)
+    reason: str = ""
     facts: int | None = None
     covered: int | None = None
     values: int | None = None
@@ -83,6 +85,21 @@ class Made:
     @property
     def shortfall(self) -> int:
         return max(0, self.asked - self.written)
+
+    @property
+    def why(self) -> str:
+        """What stood in the way of more, for people.
+
+        >>> Made("a", "a", "qa", failures={"cut": 2}, reason="longer than 16 tokens", ungrounded=1).why
+        '2 calls failed (cut: longer than 16 tokens), 1 not borne out by the text'
+        """
+        failed = sum(self.failures.values())
+        parts = [f"{failed} calls failed ({', '.join(self.failures)}: {self.reason})"] if failed else []
+        parts += [f"{self.ungrounded} not borne out by the text"] if self.ungrounded else []
+        parts += [f"{self.duplicates} repeated or asked as probes"] if self.duplicates else []
+        if "too-long" in self.failures:
+            parts.append("use smaller chunks")
+        return ", ".join(parts) or "nothing to write about"
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,9 @@ def save(supervision: Supervision, path: Path) -> None:
     write_jsonl(path, (asdict(example) for example in supervision.examples))
 
 
+_PROVENANCE = ("document", "record", "generator", "prompt_hash", "recipe")
+
+
 def load(path: Path) -> Supervision:
     """Read supervision from JSONL: each line needs `form`, `prompt`, `answer` (or `text`, or `question` and `answer`).
 
@@ -155,6 +175,13 @@ def load(path: Path) -> Supervision:
         if bad or row.get("form") not in ("chat", "cloze", "text") or not row["answer"].strip():
             faults.append(
                 f"{path}: row {number}: needs form (chat, cloze, text), prompt and a non-empty answer as text (and context, if given)"
+            )
+            continue
+        wrong = [key for key in _PROVENANCE if not isinstance(row.get(key, ""), str)]
+        wrong += ["tokens_spent"] if type(row.get("tokens_spent", 0)) is not int else []
+        if wrong:
+            faults.append(
+                f"{path}: row {number}: {', '.join(wrong)}: expected text (tokens_spent: a whole number)"
             )
             continue
         examples.append(Example(**{key: value for key, value in row.items() if key in known}))

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from loramem.metrics.text import normalise
+from loramem.metrics.text import same
 from loramem.synthesis.completing import Answer, Ask, Completer, OnReply, Reply
 from loramem.synthesis.grounding import grounded
-from loramem.synthesis.prompts import ask, items_of
+from loramem.synthesis.overlap import bare
+from loramem.synthesis.prompts import PER_CALL, ask, items_of, items_per_call
 from loramem.synthesis.recipes import Portion
 from loramem.synthesis.supervision import Example, Made
 from loramem.synthesis.units import Unit
@@ -23,8 +24,6 @@ ROUNDS = 6
 """Rounds a counted part may take at most."""
 UNCOVERED_ROUNDS = 2
 """Rounds of `iterative` after its first count is full."""
-PER_CALL = 10
-"""Items asked for in one prompt; a model loses count of many more."""
 BARREN = 2
 """Rounds in a row without anything new after which a unit is left."""
 
@@ -39,13 +38,28 @@ class _State:
     seen: set[str] = field(default_factory=set)
     barren: int = 0
 
-    def wants(self, portion: Portion, round_: int, extra: int) -> int:
+    def wants(self, portion: Portion, most_tokens: int, extra: int) -> int:
         """Items to ask for in this round; 0: none."""
         if self.barren >= BARREN:
             return 0
-        if extra:
-            return PER_CALL
-        return min(PER_CALL, portion.n - len(self.examples))
+        fit = items_per_call(portion, self.unit.text, most_tokens)
+        return fit if extra else min(fit, portion.n - len(self.examples))
+
+
+class _Banned:
+    """Questions that must not be asked, however they are spelt and however they name their document: what
+    `synthesis.overlap` would find word for word."""
+
+    def __init__(self, questions: Collection[str]):
+        self.leads: dict[str, set[str]] = {}
+        for question in questions:
+            text, lead = bare(question)
+            self.leads.setdefault(same(text), set()).add(lead)
+
+    def __contains__(self, question: str) -> bool:
+        text, lead = bare(question)
+        found = self.leads.get(same(text), set())
+        return bool(found) and (not lead or "" in found or lead in found)
 
 
 class ModelWriter:
@@ -72,14 +86,16 @@ class ModelWriter:
     def write(
         self, units: Sequence[Unit], portion: Portion, exclude: Collection[str]
     ) -> list[tuple[list[Example], Made]]:
-        banned = {normalise(question) for question in exclude}
+        banned = _Banned(exclude)
         states = [
             _State(unit, Made(unit.id, unit.document.id, portion.kind.name, asked=portion.n))
             for unit in units
         ]
-        rounds = max(ROUNDS, -(-2 * portion.n // PER_CALL))
+        fewest = min(
+            (items_per_call(portion, unit.text, self.most_tokens) for unit in units), default=PER_CALL
+        )
         last = 0
-        for round_ in range(rounds):
+        for round_ in range(max(ROUNDS, -(-2 * portion.n // fewest))):
             last = round_
             if not self._round(states, portion, round_, 0, banned):
                 break
@@ -91,14 +107,14 @@ class ModelWriter:
         return [(state.examples, state.account) for state in states]
 
     def _round(
-        self, states: Sequence[_State], portion: Portion, round_: int, extra: int, banned: set[str]
+        self, states: Sequence[_State], portion: Portion, round_: int, extra: int, banned: _Banned
     ) -> bool:
         """Ask once for every unit that wants more. Returns whether any did."""
-        open_ = [(state, n) for state in states if (n := state.wants(portion, round_, extra)) > 0]
+        open_ = [(state, n) for state in states if (n := state.wants(portion, self.most_tokens, extra)) > 0]
         asks = [
             ask(
                 state.unit.text, portion, n, [_line(example) for example in state.examples], round_=round_,
-                most_tokens=self.most_tokens,
+                most_tokens=self.most_tokens, again=state.barren > 0,
             )
             for state, n in open_
         ]  # fmt: skip
@@ -107,9 +123,7 @@ class ModelWriter:
             self._take(state, portion, n, one, reply, banned)
         return bool(asks)
 
-    def _take(
-        self, state: _State, portion: Portion, n: int, one: Ask, reply: Reply, banned: set[str]
-    ) -> None:
+    def _take(self, state: _State, portion: Portion, n: int, one: Ask, reply: Reply, banned: _Banned) -> None:
         account = state.account
         account.calls += 1
         account.prompt_tokens += reply.prompt_tokens
@@ -117,6 +131,7 @@ class ModelWriter:
         account.seconds += reply.seconds
         if not isinstance(reply, Answer):
             account.failures[reply.kind] = account.failures.get(reply.kind, 0) + 1
+            account.reason = reply.reason
             state.barren += 1
             return
         account.cached += reply.cached
@@ -126,8 +141,8 @@ class ModelWriter:
         spent = reply.new_tokens // max(1, len(items))
         new = 0
         for prompt, answer in items:
-            mark = normalise(prompt or answer)
-            if mark in state.seen or mark in banned:
+            mark = same(prompt or answer)
+            if mark in state.seen or (prompt and prompt in banned):
                 account.duplicates += 1
                 continue
             state.seen.add(mark)

@@ -1,0 +1,45 @@
+"""Q4, does synthetic data help one module? Every format against the text itself, more of a format against less, formats in order."""
+
+from __future__ import annotations
+
+from loramem.studies.findings import Findings
+from loramem.studies.supervised import clearly, compared, leading, modules_of, steps
+
+PUBLISHED = (
+    "Paper (PaperQA, one module, 1,000 steps, judged 0 to 10, one seed): QA 10/20/40, summaries 2/4/8 and rewrites 1/2/4 per document "
+    "all beat the raw text, each rises with its amount, and QA > summary > rewrite > raw, also per token. Curves only."
+)
+FORMATS = {"qa": "pairs", "summary": "summaries", "rewrite": "rewrites"}
+SOURCE = "papers"
+
+
+def analyse(summary: dict) -> Findings:
+    """Sentences: against raw, by amount, and the order of formats at their largest amounts."""
+    lead = leading(summary, SOURCE)
+    if lead is None:
+        return Findings(())
+    table = modules_of(summary, SOURCE, *lead)
+    raw = next((cell for _, cell in table.iterrows() if cell["supervision"] == "raw"), None)
+    answer: list[str] = []
+    largest = {name: found[-1] for name in FORMATS if (found := steps(table, name))}
+    if raw is not None:
+        others = [cell for name in FORMATS for cell in steps(table, name)]
+        words = [clearly(summary, cell, raw) for cell in others]
+        answer.append(
+            f"Against the text itself, {words.count('more')} of {len(words)} supervisions write clearly more, "
+            f"{words.count('less')} clearly less; {words.count('open')} are not told apart."
+        )
+        answer += [
+            f"{text[0].upper()}{text[1:]}."
+            for cell in largest.values()
+            if (text := compared(summary, cell, raw))
+        ]
+    for name, called in FORMATS.items():
+        found = steps(table, name)
+        if len(found) > 1 and (text := compared(summary, found[-1], found[0])):
+            answer.append(f"More {called}: {text}.")
+    order = list(largest)
+    for upper, lower in zip(order, order[1:], strict=False):
+        if text := compared(summary, largest[upper], largest[lower]):
+            answer.append(f"{FORMATS[upper].capitalize()} or {FORMATS[lower]}: {text}.")
+    return Findings(tuple(answer), PUBLISHED, (("by_supervision", SOURCE), ("per_token", SOURCE)))

@@ -1,0 +1,37 @@
+"""Q5, do formats add up? Every sum of formats against the best of its parts."""
+
+from __future__ import annotations
+
+from loramem.studies.findings import Findings
+from loramem.studies.supervised import clearly, compared, leading, modules_of
+
+PUBLISHED = (
+    "Paper (PaperQA, judged 0 to 10, one seed, Llama-3.1-8B / Qwen3-8B): raw 3.187/4.587; QA40 5.893/5.409; raw+QA40 6.300/5.371; "
+    "summary8+QA40 6.380/5.662; rewrite4+QA40 6.650/5.427; all 6.822/5.614."
+)
+SOURCE = "papers"
+
+
+def analyse(summary: dict) -> Findings:
+    """Per mixture: against the best of its parts that was trained alone, and against the text."""
+    lead = leading(summary, SOURCE)
+    if lead is None:
+        return Findings(())
+    table = modules_of(summary, SOURCE, *lead)
+    cells = {str(cell["supervision"]): cell for _, cell in table.iterrows()}
+    sentences, words = [], []
+    for recipe, cell in cells.items():
+        parts = [cells[part] for part in recipe.split("+") if part in cells] if "+" in recipe else []
+        if not parts:
+            continue
+        best = max(parts, key=lambda part: part["mean"])
+        words.append(clearly(summary, cell, best))
+        if text := compared(summary, cell, best):
+            sentences.append(f"{text[0].upper()}{text[1:]}.")
+    if not words:
+        return Findings(())
+    first = (
+        f"Of {len(words)} sums of formats, {words.count('more')} write clearly more than the best of their parts, "
+        f"{words.count('less')} clearly less; {words.count('open')} are not told apart from it."
+    )
+    return Findings((first, *sentences), PUBLISHED, (("by_supervision", SOURCE), ("per_token", SOURCE)))

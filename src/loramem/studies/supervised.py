@@ -1,0 +1,74 @@
+"""Sentences of questions 4 to 7: pairs of modules that differ in one thing, compared on the same facts."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from loramem.studies.findings import cells_of, points, share, verb
+
+METRICS = ("judge", "exact_match", "rouge_l", "token_f1")
+"""Which score carries the answer: the first that was measured."""
+
+
+def leading(summary: dict, source: str) -> tuple[str, str] | None:
+    """(metric, probe) of the answer: held-out wording where it was asked. None: nothing was scored."""
+    table = cells_of(summary, source=source, reading="module")
+    if table.empty:
+        return None
+    table = table[table["mean"].notna()]
+    for metric in METRICS:
+        probes = set(table.loc[table["metric"] == metric, "probe"])
+        if probes:
+            return metric, "heldout" if "heldout" in probes else sorted(map(str, probes))[0]
+    return None
+
+
+def modules_of(summary: dict, source: str, metric: str, probe: str) -> pd.DataFrame:
+    """The modules of a source as they ended, in the order of the study, with a result."""
+    table = cells_of(summary, source=source, metric=metric, probe=probe, reading="module")
+    return table[table["mean"].notna()] if len(table) else table
+
+
+def paired(summary: dict, a: str, b: str, metric: str, probe: str) -> tuple[float, float, float] | None:
+    """(a - b, low, high) of two modules as tested fact by fact (`summary.pairs`); None where that pair was not tested."""
+    for test in summary.get("pairs", ()):
+        if test["metric"] == metric and test["probe"] == probe:
+            if (test["cell"], test["against"]) == (a, b):
+                return test["difference"], test["ci_low"], test["ci_high"]
+            if (test["cell"], test["against"]) == (b, a):
+                return -test["difference"], -test["ci_high"], -test["ci_low"]
+    return None
+
+
+def compared(summary: dict, a: pd.Series, b: pd.Series, what: str = "supervision") -> str | None:
+    """`A 40.0 % [..] against B 30.0 % [..]: more (+10.0 points [..])`, of two modules on the same facts.
+
+    Args:
+        what: The column that names them.
+    """
+    found = paired(summary, a["cell"], b["cell"], a["metric"], a["probe"])
+    if found is None:
+        return None
+    word = verb(found[1], found[2], "more", "less", "no clear difference")
+    return f"{a[what]} {share(a)} against {b[what]} {share(b)}: {word} ({points(*found)})"
+
+
+def clearly(summary: dict, a: pd.Series, b: pd.Series) -> str:
+    """`more`, `less` or `open`: what the paired interval of a - b allows."""
+    found = paired(summary, a["cell"], b["cell"], a["metric"], a["probe"])
+    return "open" if found is None else verb(found[1], found[2], "more", "less", "open")
+
+
+def steps(table: pd.DataFrame, name: str) -> list[pd.Series]:
+    """The cells of one format in rising amount.
+
+    >>> table = pd.DataFrame({"supervision": ["qa:40", "raw", "qa:10"]})
+    >>> [cell["supervision"] for cell in steps(table, "qa")]
+    ['qa:10', 'qa:40']
+    """
+    own = [
+        (int(str(cell["supervision"]).partition(":")[2]), cell)
+        for _, cell in table.iterrows()
+        if str(cell["supervision"]).startswith(f"{name}:") and "+" not in str(cell["supervision"])
+    ]
+    return [cell for _, cell in sorted(own, key=lambda pair: pair[0])]
