@@ -128,7 +128,7 @@ def test_another_seed_takes_the_teachers_states_from_the_store(ran, bases):
 
 def test_a_dry_run_tells_what_it_would_cost_and_keeps_nothing(bases, tmp_path, monkeypatch):
     monkeypatch.setenv("LORAMEM_STORE", str(tmp_path / "store"))
-    found = dry_run(study(**BODY), bases["llama"], Store(tmp_path / "store"), rows=16)
+    found = dry_run(study(**BODY), bases["llama"], Store(tmp_path / "store", look=True), rows=16)
     assert (found["modules"], found["train_steps"]) == (3, 9) and found["train_seconds"] > 0
     assert not (tmp_path / "store").exists()
 

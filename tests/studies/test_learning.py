@@ -14,7 +14,6 @@ from loramem.base import load_base
 from loramem.core.config import Config
 from loramem.core.errors import InputError, RunFailed
 from loramem.metrics.text import exact_match
-from loramem.sources.almanac.recovering import tellings_of
 from loramem.sources.catalogue import Source, load_source, source_config
 from loramem.studies import learning
 from loramem.studies.learning import Learnt, Synthesis, parts_of
@@ -361,8 +360,7 @@ def test_the_error_rate_is_what_was_asked_and_what_was_measured_is_so(embedded, 
     wrong = float(np.mean([told[key] != true[key] for key in told]))
     assert synthesis.accounts[0]["error_rate"] == pytest.approx(wrong)
     assert abs(wrong - rate) <= 3 * (rate * (1 - rate) / len(told)) ** 0.5 + 1e-9
-    values = {fact.value for telling in tellings_of(source) for fact in telling.world.facts}
-    assert all(told[key] in values for key in told if told[key] != true[key]), "a wrong value looks like a right one"
+    assert all(told[key].isdigit() == true[key].isdigit() for key in told), "years stay years, names names"
 
 
 WRITTEN = "qa:12+relational-qa:4"

@@ -174,7 +174,7 @@ def test_too_little_left_for_a_dev_split_is_said(bases):
 
 def test_a_dry_run_counts_the_rates_tried(bases, tmp_path):
     made = study(**PHONES, **SWEPT)
-    found = dry_run(made, bases["llama"], Store(tmp_path / "store"), rows=16)
+    found = dry_run(made, bases["llama"], Store(tmp_path / "store", look=True), rows=16)
     assert (found["sweep_modules"], found["modules"]) == (3, 4) and found["train_seconds"] > 0
     assert not (tmp_path / "store").exists()
 

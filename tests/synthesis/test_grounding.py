@@ -42,6 +42,7 @@ def verdict(answer: str, question: str = "", text: str = TEXT, **settings) -> st
         ("556-603-7631", ("556 603 7631",)),
         ("603-556-763", ("603 556 763",)),
         ("1990-1994", ()),
+        ("1990,1994", ()),
         ("1923-1994", ("1923 1994",)),
         ("１９２３", ()),
         ("١٩٢٣", ()),
@@ -162,7 +163,7 @@ def test_a_text_bears_out_all_that_it_says(parts, start, stop):
     assert found.support == (1.0 if found.verdict == "grounded" else 0.0)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=30))
 def test_any_text_gives_a_verdict(question, answer, text):
     found = grounded(question, answer, text)
@@ -174,12 +175,12 @@ def test_any_text_gives_a_verdict(question, answer, text):
 
 def test_huge_lines():
     text = " ".join(f"w{n} Ada" for n in range(100_000))
-    began = time.perf_counter()
+    began = time.process_time()
     assert verdict(text, text=text) == "grounded" and verdict("W77 Ada", text=text) == "grounded"
     for n in range(200):  # the text is read once
         assert verdict(f"the W{n + 100_000}", text=text) == "ungrounded"
     assert verdict("A" * 1_000_000, text="-" * 1_000_000) == "ungrounded"
-    assert time.perf_counter() - began < 15
+    assert time.process_time() - began < 15
 
 
 # -- many examples -----------------------------------------------------------------------------------

@@ -123,6 +123,10 @@ def test_nearly_the_same_question_about_the_same():
     assert counts([chat(year.format(1923))], [probe(year.format(1924))])[2] == 0
     assert counts([chat(year.format(1923).lower())], [probe(year.format(1923).replace("the ", ""))])[2] == 1
     assert counts([chat(near[0])], [probe(QUESTION)], ratio=99)[2] == 0
+    slip = chat(
+        "what is the zolour of the banner of the town"
+    )  # in alphabetical order far from where it belongs
+    assert counts([slip], [probe("what is the colour of the banner of the town")], ratio=95)[2] == 1
 
 
 class Vectors:
@@ -152,6 +156,11 @@ def test_the_same_meaning():
     assert overlap(examples, [probe(QUESTION)], embedder=embedder, cosine=0.99).embedding.count == 0
     assert overlap([chat(QUESTION)], [probe(QUESTION)], embedder=embedder, cosine=1.0).embedding.count == 1
     assert overlap([], [probe(QUESTION)], embedder=embedder).embedding.count == 0
+    for one, another in (("When, in 1923?", "When?"), ("When?", "When, in 1923?"), ("Of Ada?", "Of Eda?")):
+        alike = Vectors({one: 0.0, another: 0.0})
+        assert overlap([chat(one)], [probe(another)], embedder=alike).embedding.count == 0, (
+            "other particulars"
+        )
 
 
 def test_statements_are_compared_like_questions():
@@ -284,7 +293,7 @@ def agrees(measure, probes, matching) -> None:
             assert hit.score == pytest.approx(best)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(st.lists(learnt, max_size=8), st.lists(asked, max_size=8), st.integers(1, 6))
 def test_words_in_a_row_as_by_looking_everywhere(examples, probes, n):
     probes = [replace(one, id=str(number)) for number, one in enumerate(probes)]
@@ -302,7 +311,7 @@ def test_words_in_a_row_as_by_looking_everywhere(examples, probes, n):
     agrees(overlap(examples, probes, n=n).ngram, probes, matching)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(
     st.lists(learnt, max_size=8),
     st.lists(asked, max_size=8),
@@ -348,7 +357,7 @@ def test_questions_without_words():
 
 def test_huge_lines():
     """A megabyte in one line, in each place where it can stand."""
-    line = " ".join(f"w{n % 977} Ada" for n in range(130_000))
+    line = " ".join(f"w{n % 977} Adamantina" for n in range(70_000))
     assert len(line) > 1_000_000
     examples = [
         chat(line),
@@ -356,13 +365,13 @@ def test_huge_lines():
         chat("", line, form="text"),
         chat("[Paper ID: " + "x" * 1_000_000),
     ]
-    began = time.perf_counter()
+    began = time.process_time()
     found = overlap(
         examples, [probe(line), probe(line + "?"), probe(QUESTION), probe("w1" + " " * 1_000_000)]
     )
     assert (found.exact.count, found.ngram.count, found.near.count) == (2, 3, 2)
     assert len(json.dumps(found.as_dict())) < 5_000
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_many_probes_that_ask_the_same_are_each_counted():

@@ -71,7 +71,8 @@ def study_run(
 
     if dry_run:
         found = [
-            {"base": name, **run.dry_run(study, load(name), Store(store), rows=rows)} for name in study.bases
+            {"base": name, **run.dry_run(study, load(name), Store(store, look=True), rows=rows)}
+            for name in study.bases
         ]
         shown: dict = {"study": study.name, "scale": scale}
         shown |= found[0] if len(found) == 1 else {"bases": found}

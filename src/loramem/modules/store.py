@@ -49,12 +49,18 @@ class StoredModule:
 class Store:
     """Modules and readings, content-addressed; safe for several processes at once.
 
+    Args:
+        root: Its folder; by default `default_store()`.
+        look: Only look at what is there: nothing is made, cleared or checked.
+
     Raises:
         InputError: the folder cannot be made or written.
     """
 
-    def __init__(self, root: Path | str | None = None):
+    def __init__(self, root: Path | str | None = None, *, look: bool = False):
         self.root = Path(root).expanduser() if root else default_store()
+        if look:
+            return
         try:
             for name in ("modules", "readings"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)

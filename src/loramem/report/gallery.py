@@ -46,6 +46,7 @@ class Material:
     curves: list[dict]
     published: tuple[float, float] | None
     supervision: list[dict]
+    levels: pd.DataFrame
 
     @property
     def ranks(self) -> int:
@@ -100,6 +101,15 @@ def by_supervision(m: Material) -> Iterator[Plot]:
         yield (
             f"{m.source}-supervision-{metric}-{probe}", partial(supervised.by_supervision, m.cells, m.source, metric, probe),
             "Modules that differ in nothing but what they were trained on. Bars: 95 % interval over documents and seeds.",
+        )  # fmt: skip
+
+
+def by_level(m: Material) -> Iterator[Plot]:
+    for metric, probe in m.headlines[:1] if len(m.levels) else ():
+        yield (
+            f"{m.source}-level-{metric}-{probe}", partial(supervised.by_level, m.levels, m.cells, m.source, metric, probe),
+            "Recall asks for one stated fact, comprehension relates several, structure asks how the text is built (multi-hop: over "
+            "several documents). Brackets: 95 % interval over documents and seeds.",
         )  # fmt: skip
 
 
@@ -202,7 +212,7 @@ def training(m: Material) -> Iterator[Plot]:
 KINDS: dict[str, Callable[[Material], Iterator[Plot]]] = {
     kind.__name__: kind
     for kind in (
-        by_supervision, per_token, by_generator, by_base, by_load, by_rank, heat_map, limits, efficiency, bits, memory_law, protocols, controls, beyond, snapshots, training
+        by_supervision, by_level, per_token, by_generator, by_base, by_load, by_rank, heat_map, limits, efficiency, bits, memory_law, protocols, controls, beyond, snapshots, training
     )
 }  # fmt: skip
 
@@ -222,21 +232,28 @@ def material(
         ).any()
     ]
     found = summary["capacity"]
+    levels = pd.DataFrame(summary.get("levels", []))
     return Material(
         source, every[(every["budget"] == budget) | every["rank"].isna()], every, moments, headlines,
         [row for row in found["limits"] if row["source"] == source and row["budget"] == budget],
         [row for row in found["cells"] if row["source"] == source and row["budget"] == budget],
         [law for law in found["laws"] if law["source"] == source and law["budget"] == budget],
         [curve for curve in curves if curve["source"] == source and curve["budget"] == budget], published,
-        summary.get("supervision", []),
+        summary.get("supervision", []), levels[levels["cell"].isin(set(every["cell"]))] if len(levels) else levels,
     )  # fmt: skip
 
 
 def _first_metrics(cells: pd.DataFrame) -> list[tuple[str, str | None]]:
     shares = cells["metric"].map(lambda name: METRICS.get(name).unit == "share").astype(bool)
     cells = cells[shares]  # the axes are in per cent
-    trained = set(cells.loc[cells["probe"] == "trained", "metric"])
-    return [(metric, "trained" if metric in trained else None) for metric in cells["metric"].unique()[:2]]
+    probes = {
+        metric: [probe for probe in ("heldout", "trained") if ((cells["metric"] == metric) & (cells["probe"] == probe)).any()]
+        for metric in cells["metric"].unique()[:2]
+    }  # fmt: skip
+    first = next(iter(probes), None)
+    if first is not None and len(probes[first]) == 2:  # in both wordings: the one that was not learnt leads
+        return [(first, probe) for probe in probes[first]]
+    return [(metric, found[0] if found else None) for metric, found in probes.items()]
 
 
 def draw(summary: dict, curves: list[dict], folder: Path, findings: Findings) -> list[dict]:

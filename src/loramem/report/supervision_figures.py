@@ -87,6 +87,50 @@ def by_supervision(cells: pd.DataFrame, source: str, metric: str, probe: str | N
     return figure
 
 
+def by_level(
+    levels: pd.DataFrame, cells: pd.DataFrame, source: str, metric: str, probe: str | None
+) -> Figure:
+    """Supervision by the level of the question; the readings without a module below."""
+    part = _of(cells, source, metric, probe)
+    modules = part[part["reading"] == "module"]
+    columns = varying(modules)
+    names = {row["cell"]: _label(row, columns) for _, row in modules.iterrows()}
+    for _, row in part[part["reading"].isin(["closed", "icl"])].iterrows():
+        names[row["cell"]] = reading_name(reading_key(row)) + (
+            f" ({row['base_name']})" if "base_name" in columns else ""
+        )
+    own = levels[(levels["metric"] == metric) & (levels["probe"] == probe) & levels["cell"].isin(list(names))]
+    table = own.pivot(index="cell", columns="level", values="mean").reindex(
+        index=[cell for cell in names if cell in set(own["cell"])], columns=list(own["level"].unique())
+    )
+    bounds = {(row["cell"], row["level"]): (row["ci_low"], row["ci_high"]) for _, row in own.iterrows()}
+    shown = [
+        [
+            "" if pd.isna(table.loc[cell, level]) else
+            f"{100 * table.loc[cell, level]:.0f} [{100 * bounds[cell, level][0]:.0f}, {100 * bounds[cell, level][1]:.0f}]"
+            for level in table.columns
+        ]
+        for cell in table.index
+    ]  # fmt: skip
+    figure, axis = plt.subplots(figsize=(6.2, 0.9 + 0.3 * max(3, len(table))), layout="constrained")
+    sns.heatmap(
+        table.astype(float),
+        annot=shown,
+        fmt="",
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        ax=axis,
+        cbar=False,
+        annot_kws={"fontsize": 7.5},
+    )
+    axis.set_yticklabels([names[cell] for cell in table.index], rotation=0, fontsize=8)
+    axis.set_xlabel("level of the question")
+    axis.set_ylabel("")
+    _title(axis, source, metric, probe, "by level, %")
+    return figure
+
+
 def per_token(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
     """Score against the tokens of supervision a module learns, one line per format."""
     part = _of(cells, source, metric, probe)

@@ -242,6 +242,7 @@ def build(config: BabilongConfig, count_tokens: Callable[[str], int]) -> list[So
         probes.append(
             Probe(
                 id=f"{id}-q",
+                fact=f"{id}-q",
                 case=made.records[0].id,
                 document=id,
                 kind="generate",

@@ -345,4 +345,4 @@ def _probes(made: Document, questions: list[tuple[str, tuple[str, ...], str]]) -
 def _probe(
     id: str, case: str, document: str, question: str, references: tuple[str, ...], level: str
 ) -> Probe:
-    return Probe(id, case, document, "generate", "heldout", question, references, level=level)
+    return Probe(id, case, document, "generate", "heldout", question, references, level=level, fact=id)

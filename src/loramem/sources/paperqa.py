@@ -158,6 +158,7 @@ def build(config: PaperQAConfig, count_tokens: Callable[[str], int]) -> list[Sou
         probes += [
             Probe(
                 id=f"{made.id}-q{number}",
+                fact=f"{made.id}-q{number}",
                 case=made.records[0].id,  # which passage holds the answer is published nowhere
                 document=made.id,
                 kind="generate",

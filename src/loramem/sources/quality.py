@@ -232,6 +232,7 @@ def build(config: QualityConfig, count_tokens: Callable[[str], int]) -> list[Sou
     probes = [
         Probe(
             id=question.id,
+            fact=question.id,
             case=made.records[0].id,  # which passage holds the answer is published nowhere
             document=made.id,
             kind="choice",

@@ -69,6 +69,8 @@ class Probe:
         level: e.g. recall, comprehension, multi-hop; empty where there is one level only.
         bits: As in `Record`.
         hard: Member of the published hard subset.
+        fact: What counts as one thing known, in every wording of it; empty: the record does. Several questions may rest on one
+            record, and of published questions the record is often unknown.
     """
 
     id: str
@@ -82,6 +84,12 @@ class Probe:
     level: str = ""
     bits: float | None = None
     hard: bool = False
+    fact: str = ""
+
+    @property
+    def known(self) -> str:
+        """The fact it asks for: what scores are averaged, drawn and paired by."""
+        return self.fact or self.case
 
 
 @dataclass(frozen=True)

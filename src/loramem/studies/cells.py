@@ -252,13 +252,16 @@ def _control(module: ModulePlan) -> ControlPlan:
     return ControlPlan(module_hash(recipe), recipe, module)
 
 
-def with_partners(cells: list[Cell], modules: dict[str, ModulePlan]) -> list[Cell]:
+def with_partners(cells: Sequence[Cell]) -> list[Cell]:
     """Give each task of a `wrong-module` cell its partner: same spec, other knowledge, next by hash.
 
     Of a source cut into parts, another part's module made the same way comes first. Of a source that is one part, another
     source's: slices of one source are nested, and a larger slice's module would know the answers. Where neither is
     found, a module of the same source whose records are disjoint; where there is none either, the cell fails visibly.
+    Of several, those made the same way come first.
     """
+    # the same module may stand in cells of two choices or partitions
+    modules = {(m.id, *_made(m)): m for cell in cells for m in cell.modules}.values()
     return [
         replace(
             cell, tasks=tuple(_with_partner(cell, module, task, modules) for module, task in _asked(cell))
@@ -274,30 +277,41 @@ def _asked(cell: Cell) -> list[tuple[ModulePlan, ReadingTask]]:
     return list(zip((module for module in cell.modules if module.source.probes), cell.tasks, strict=True))
 
 
+def _made(module: ModulePlan) -> tuple[str, str, str]:
+    """How what a module learns came to be: the recipe, who wrote it, and how its source was cut."""
+    return module.learnt.choice.recipe, module.learnt.choice.who, module.learnt.partition
+
+
 def _with_partner(
-    cell: Cell, module: ModulePlan, task: ReadingTask, modules: dict[str, ModulePlan]
+    cell: Cell, module: ModulePlan, task: ReadingTask, modules: Collection[ModulePlan]
 ) -> ReadingTask:
     mine = {record.id for record in module.source.records}
 
     def apart(other: ModulePlan) -> bool:
         return mine.isdisjoint(record.id for record in other.source.records)
 
-    siblings = sorted(m.id for m in cell.modules if m.id != module.id and apart(m))
-    candidates = siblings or sorted(
-        other.id
-        for other in modules.values()
+    siblings = [m for m in cell.modules if m.id != module.id and apart(m)]
+    others = siblings or [
+        other
+        for other in modules
         if other.config.spec == module.config.spec
         and other.seed == cell.seed
         and (other.source_key != cell.source_key or apart(other))
-    )
+    ]
+    alike = [other for other in others if _made(other) == _made(module)]
+    candidates = sorted({other.id for other in alike or others})
     partner = next(
         (identity for identity in candidates if identity > module.id), candidates[0] if candidates else None
     )
     return replace(task, module=partner)
 
 
-def refuse_doubles(cells: Sequence[Cell]) -> None:
-    """Two modules under one name would be averaged. Raises `InputError` where settings differ that no name shows."""
+def without_doubles(cells: Sequence[Cell]) -> list[Cell]:
+    """Each cell once: two choices of supervision may come to one. Two modules under one name would be averaged.
+
+    Raises:
+        InputError: settings differ that no name shows.
+    """
     seen: dict[tuple, Cell] = {}
     for cell in cells:
         other = seen.setdefault((cell.slug, cell.seed), cell)
@@ -306,3 +320,4 @@ def refuse_doubles(cells: Sequence[Cell]) -> None:
                 f"two different modules would both be called {cell.slug} (seed {cell.seed}); they differ in something that no name "
                 "shows, so run them as two studies"
             )
+    return list(seen.values())

@@ -73,6 +73,7 @@ def train_missing(
             module = planned[done.key]
             extra = {
                 "parameters": module.parameters,
+                "supervision": module.learnt.spent(),
                 "source": {
                     "name": module.source.name,
                     "size_tokens": module.source.size_tokens,

@@ -57,6 +57,16 @@ class Learnt:
         """Tokens that bear loss, each example once."""
         return sum(len(example.ids) - example.answer_start for example in self.examples)
 
+    def spent(self) -> dict:
+        """What the making of this supervision came to; kept with every module that learnt it."""
+        made = self.supervision.made
+        costs = [one.cost for one in made if one.cost is not None]
+        return {
+            "recipe": self.choice.recipe, "generator": self.choice.who, "examples": len(self.examples), "tokens": self.tokens,
+            **{name: sum(getattr(one, name) for one in made) for name in ("calls", "prompt_tokens", "new_tokens", "seconds")},
+            "cost": sum(costs) if costs else None,
+        }  # fmt: skip
+
     def teacher(self, base: Base, objective: Objective) -> tuple[Encoded, ...]:
         """What a teacher reads for `dcd`, made once; nothing for other objectives."""
         if objective.name != "dcd":

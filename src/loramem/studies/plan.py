@@ -19,9 +19,9 @@ from loramem.studies.cells import (
     context_cells,
     module_cells,
     naming_of,
-    refuse_doubles,
     slug,
     with_partners,
+    without_doubles,
 )
 from loramem.studies.learning import Learnt, Synthesis
 from loramem.studies.spec import Study
@@ -121,8 +121,7 @@ def make_plan(study: Study, base: Base, synthesis: Synthesis | None = None) -> P
                     skipped += _grid(study, key, source, learnt, naming, base, plan)
     if faults:
         raise Faults(faults)
-    refuse_doubles(plan.cells)
-    return replace(plan, cells=with_partners(plan.cells, plan.modules), skipped=skipped)
+    return replace(plan, cells=with_partners(without_doubles(plan.cells)), skipped=skipped)
 
 
 def _grid(

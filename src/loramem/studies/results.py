@@ -50,20 +50,20 @@ def _cell_columns(study: Study, cell: Cell, base: Base, store: Store) -> dict:
     trained = [module for module in cell.modules if store.has_module(module.id)]
     if trained:
         config = trained[0].config
-        steps, ended = cell.snapshot, None
-        marker = read_marker(store.module_folder(trained[0].id) / MODULE_MARKER)
-        taken = marker.get("steps_taken", trained[0].job.steps)
-        if steps is None:
-            steps, ended = taken, marker.get("ended", "steps")
-        steps = min(steps, taken)  # a snapshot later than an early end is the module as it ended
+        markers = [read_marker(store.module_folder(module.id) / MODULE_MARKER) for module in trained]
+        taken = [m.get("steps_taken", module.job.steps) for m, module in zip(markers, trained, strict=True)]
+        ended: str | None = "+".join(dict.fromkeys(marker.get("ended", "steps") for marker in markers))
+        if cell.snapshot is not None:  # one later than an early end is the module as it ended
+            taken, ended = [min(cell.snapshot, steps) for steps in taken], None
+        exposures = [module.exposures(steps) for module, steps in zip(trained, taken, strict=True)]
         row.update(
             n_modules=len(cell.modules), supervision=trained[0].learnt.choice.recipe, generator=trained[0].learnt.choice.who,
             examples=sum(len(module.learnt.examples) for module in cell.modules),
             supervision_tokens=sum(module.learnt.tokens for module in cell.modules),
             objective=config.objective.label, rank=config.spec.rank, alpha=config.spec.scale * config.spec.rank,
             targets=_joined(config.spec.targets), layers=_joined(config.spec.layers), variant=config.spec.variant,
-            lr=config.optimizer.lr, steps=steps, budget=config.budget.label, ended=ended, snapshot=cell.snapshot,
-            exposures=sum(module.exposures(steps) for module in trained) / len(trained), module_ids=json.dumps(cell.module_ids),
+            lr=config.optimizer.lr, steps=round(sum(taken) / len(taken)), budget=config.budget.label, ended=ended, snapshot=cell.snapshot,
+            exposures=sum(exposures) / len(exposures), module_ids=json.dumps(cell.module_ids),
         )  # fmt: skip
     return row
 
@@ -172,7 +172,7 @@ def _add_items(items: dict[str, list], cell: Cell, metric: str, scored: list[dic
     items["seed"] += [-1 if cell.seed is None else cell.seed] * count
     items["metric"] += [metric] * count
     items["probe"] += [item["asked"].phrasing for item in scored]
-    items["case"] += [item["asked"].case for item in scored]
+    items["case"] += [item["asked"].known for item in scored]
     items["document"] += [item["asked"].document for item in scored]
     items["level"] += [item["asked"].level for item in scored]
     items["value"] += [item["value"] for item in scored]

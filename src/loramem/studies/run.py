@@ -182,7 +182,14 @@ def execute(
 
     Args:
         bases: The base, or what loads the study's bases by name, one after another.
+
+    Raises:
+        InputError: one base for a study that compares several.
     """
+    if isinstance(bases, Base) and len(study.bases) > 1:
+        raise InputError(
+            f"this study compares {len(study.bases)} bases; give a function that loads each by its name"
+        )
     out = prepare_out(out)
     progress = progress or Progress(out / "log.jsonl")
     began = time.time()
@@ -303,6 +310,9 @@ def dry_run(study: Study, base: Base, store: Store, *, rows: int) -> dict:
     """What a run would train, read and cost on one base; nothing is kept. Swept settings count with every one tried.
 
     Supervision that a model writes is counted as far as its answers are kept; no model is asked.
+
+    Args:
+        store: Where answers are kept; `Store(look=True)` makes no folder.
     """
     synthesis = Synthesis(base, store.completions, pieces=study.file.chunking, dry=True)
     sweeps = plan_sweeps(study, base, synthesis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,7 @@ class StudyFile(Config):
     question: str
     version: Annotated[int, Field(ge=1)] = 1
     """Raised when the study changes meaning."""
-    base: str | Annotated[tuple[str, ...], Field(min_length=1)] = "embedded"
+    base: str | tuple[str, ...] = "embedded"
     """A base, or a list of bases that are compared."""
     sources: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     supervision: dict[str, Any] | tuple[dict[str, Any], ...] = {}
@@ -121,7 +122,7 @@ class StudyFile(Config):
     """Further grids: paths of `modules` set to other values (`{modules.budget: {steps: 400}}`), optionally confined
     to some `sources: [NAME]` and `sizes: [TOKENS]`."""
     skip: tuple[Skip, ...] = ()
-    partition: str | Annotated[tuple[str, ...], Field(min_length=1)] = "corpus"
+    partition: str | tuple[str, ...] = "corpus"
     """How a source is cut into modules, or a list of ways: `corpus` (one for all), `document`, `chunk`, `tokens:N`."""
     chunking: str = "512"
     """What a chunk is for partition `chunk`: TOKENS, TOKENS/OVERLAP or structure:TOKENS."""
@@ -173,8 +174,7 @@ class Study:
         self.points = {key: _points(file, key) for key in file.sources}
         self.retrievals = tuple(_product(Retrieval, file.retrieval, "retrieval"))
         self.supervisions = _supervisions(file)
-        self.partitions = (file.partition,) if isinstance(file.partition, str) else file.partition
-        self.bases = (file.base,) if isinstance(file.base, str) else file.base
+        self.partitions, self.bases = _listed(file.partition), _listed(file.base)
         self.chosen: list[dict] = []
 
     @property
@@ -280,6 +280,10 @@ def _product(kind: type[C], section: Mapping[str, Any], where: str) -> list[C]:
     return list(unique.values())
 
 
+def _listed(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
 def _sections(file: StudyFile) -> list[tuple[str, dict[str, Any]]]:
     """The grids of `supervision`, each with its place in the file."""
     if isinstance(file.supervision, dict):
@@ -343,12 +347,13 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
     collect(_product, Retrieval, file.retrieval, "retrieval")
     collect(_supervisions, file)
     collect(Chunking.parse, file.chunking)
-    for way in (file.partition,) if isinstance(file.partition, str) else file.partition:
+    for way in _listed(file.partition):
         collect(check_partition, way)
         if way != "corpus" and file.capacity:
             faults.append(
                 f"partition: {way} with capacity; limits are read off one module per source: use corpus"
             )
+    faults += _faults_of_lists(file)
     for key, choice in file.capacity.items():
         if key not in file.sources:
             faults.append(f"capacity: unknown source {key!r}; {nearest(key, file.sources)}")
@@ -372,6 +377,34 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
         for skip in file.skip
         if skip.source is not None and skip.source not in file.sources
     ]
+    return faults
+
+
+def _faults_of_lists(file: StudyFile) -> list[str]:
+    """What is wrong with several bases, partitions and supervisions beside each other."""
+    faults: list[str] = []
+    for field, value in (("base", file.base), ("partition", file.partition), ("supervision", file.supervision)):
+        if value == ():
+            faults.append(f"{field}: an empty list has no values")
+    for field, names in (("base", _listed(file.base)), ("partition", _listed(file.partition))):
+        twice = [name for number, name in enumerate(names) if name in names[:number]]
+        faults += [f"{field}: {name!r} is named twice" for name in dict.fromkeys(twice)]
+    shown: dict[str, str] = {}
+    for base in _listed(file.base):
+        other = shown.setdefault(Path(base).name, base)
+        if other != base:
+            faults.append(
+                f"base: {other!r} and {base!r} would both be called {Path(base).name} in the names of cells; rename one"
+            )
+    if file.capacity:
+        several = [("base", len(_listed(file.base)))]
+        with contextlib.suppress(InputError):  # what is wrong with them is told elsewhere
+            several.append(("supervision", len(_supervisions(file))))
+        faults += [
+            f"{field}: {count} values with capacity; limits are read off one module per source: give one"
+            for field, count in several
+            if count > 1
+        ]
     return faults
 
 

@@ -39,7 +39,8 @@ def raw(unit: Unit) -> Written:
     name, found = unit.document.id, []
     for record, span in zip(unit.document.records, unit.places, strict=True):
         prompt, answer = ("", record.text) if record.form == "text" else (record.prompt, record.answer)
-        found.append(Example(record.form, prompt, answer, name, record.id, span=span))
+        if answer.strip():  # a piece of a record may hold no word
+            found.append(Example(record.form, prompt, answer, name, record.id, span=span))
     return found, Made(unit.id, name, "raw", written=len(found))
 
 

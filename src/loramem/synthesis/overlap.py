@@ -2,7 +2,7 @@
 
 A score on questions that were trained on says nothing about what else was learnt, so the overlap is always measured and
 reported, and supervision that holds questions of the probes word for word is refused (`guard`) unless that was asked for.
-Four measures, from strict to loose; each finds for a probe the example that has most of its question:
+Four measures, from strict to loose; each finds for a probe the example that is most like its question:
 
 - `exact`: the prompt of an example is the question, however it is spelt (`metrics.text.same`);
 - `ngram`: n words in a row of the question stand in an example's prompt and answer; of a question shorter than n words
@@ -98,8 +98,7 @@ class Overlap:
     Attributes:
         probes: Probes that ask something; shares are of these.
         examples: Examples they were looked for in.
-        embedding: None where it was not measured.
-        embedder: Name of the embedder.
+        embedding, embedder: None where that was not measured.
     """
 
     probes: int
@@ -256,8 +255,7 @@ def _in_a_row(
     """
     sought: dict[str, list[tuple[str, ...]]] = {}
     for key, question in questions.items():
-        own = words(question)
-        if own:
+        if own := words(question):
             sought[key] = [tuple(own[at : at + n]) for at in range(max(1, len(own) - n + 1))]
     owners: dict[tuple[str, ...], Owners] = {sequence: {} for found in sought.values() for sequence in found}
     common = Counter(word for sequence in owners for word in set(sequence))
@@ -272,12 +270,10 @@ def _in_a_row(
             for start, length in (
                 (at - place, length) for place, length in anchors.get(word, ()) if place <= at
             ):
-                known = owners.get(tuple(text[start : start + length]))
-                if known is not None:
+                if (known := owners.get(tuple(text[start : start + length]))) is not None:
                     known.setdefault(_owner(example, lead), index)
     for key, sequences in sought.items():
-        if found := [(1.0, " ".join(seq), owners[seq]) for seq in sequences if owners[seq]]:
-            yield key, found
+        yield key, [(1.0, " ".join(seq), owners[seq]) for seq in sequences if owners[seq]]
 
 
 def _best(

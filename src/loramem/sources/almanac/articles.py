@@ -77,6 +77,7 @@ def _article(world, config: AlmanacConfig, number: int) -> tuple[Document, list[
         Probe(
             id=f"{name}-{index}-{'heldout' if held else 'trained'}",
             case=name,
+            fact=f"{name}-{index}",
             document=name,
             kind="generate",
             phrasing="heldout" if held else "trained",

@@ -196,6 +196,7 @@ class Telling:
             level=level,
             bits=bits,
             hard=hard,
+            fact=f"{self.id}/{tag}/{short}",
         )
 
 

@@ -42,4 +42,6 @@ def analyse(summary: dict) -> Findings:
     for upper, lower in zip(order, order[1:], strict=False):
         if text := compared(summary, largest[upper], largest[lower]):
             answer.append(f"{FORMATS[upper].capitalize()} or {FORMATS[lower]}: {text}.")
-    return Findings(tuple(answer), PUBLISHED, (("by_supervision", SOURCE), ("per_token", SOURCE)))
+    return Findings(
+        tuple(answer), PUBLISHED, (("by_supervision", SOURCE), ("by_level", SOURCE), ("per_token", SOURCE))
+    )

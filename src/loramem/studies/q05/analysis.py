@@ -34,4 +34,8 @@ def analyse(summary: dict) -> Findings:
         f"Of {len(words)} sums of formats, {words.count('more')} write clearly more than the best of their parts, "
         f"{words.count('less')} clearly less; {words.count('open')} are not told apart from it."
     )
-    return Findings((first, *sentences), PUBLISHED, (("by_supervision", SOURCE), ("per_token", SOURCE)))
+    return Findings(
+        (first, *sentences),
+        PUBLISHED,
+        (("by_supervision", SOURCE), ("by_level", SOURCE), ("per_token", SOURCE)),
+    )
