@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from loramem.base import load_base
 from loramem.base.model import Base
 from loramem.base.prompts import Encoded
-from loramem.core.errors import LoramemError
+from loramem.core.errors import InputError, LoramemError, nearest
 from loramem.modules.peft_format import adapter_config
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
 from loramem.modules.store import Store, StoredModule
@@ -19,12 +20,21 @@ from loramem.studies.progress import Progress
 from loramem.studies.run import Bases, RunResult, execute
 from loramem.studies.spec import Study
 from loramem.studies.spec import load as load_study
-from loramem.synthesis import synthesize
+from loramem.synthesis import Example, Supervision, synthesize
 from loramem.synthesis.contexts import teacher_forms
 from loramem.synthesis.supervision import load as load_supervision
 from loramem.training import Teacher, TrainJob, bucket_length, train_modules
 
-__all__ = ["Store", "load_base", "load_source", "load_study", "run_study", "synthesize", "train_one"]
+__all__ = [
+    "Store",
+    "load_base",
+    "load_source",
+    "load_study",
+    "run_study",
+    "synthesize",
+    "train_modules_of",
+    "train_one",
+]
 
 
 def run_study(
@@ -52,58 +62,90 @@ def run_study(
     return result
 
 
-def train_one(
+def train_one(supervision: Path, config: ModuleConfig, **options: Any) -> StoredModule:
+    """Train one module on a file of supervision, or find it in the store. Options and errors are those of `train_modules_of`."""
+    return next(iter(train_modules_of(supervision, config, **options).values()))
+
+
+def train_modules_of(
     supervision: Path,
     config: ModuleConfig,
     *,
+    each: str = "file",
     base: str = "embedded",
     store: Path | None = None,
     seed: int = 0,
     device: str | None = None,
     dtype: str | None = None,
     offline: bool = False,
-) -> StoredModule:
-    """Train one module on a file of supervision, or find it in the store.
+) -> dict[str, StoredModule]:
+    """Train modules on a file of supervision, side by side, or find them in the store.
+
+    Args:
+        each: One module for the whole file, for each of its documents, or for each record (a chunk, where supervision was
+            made chunk by chunk).
+
+    Returns:
+        Modules by document or record; of the whole file under its name.
 
     Raises:
         InputError: bad file, base or config.
-        LoramemError: training failed (its loss was not finite).
+        LoramemError: training failed (a loss was not finite); modules that finished are kept.
     """
-    learnt = load_supervision(supervision)
+    groups = grouped(load_supervision(supervision), each, supervision.name)
     kept = Store(store)
     loaded = load_base(base, device=device, dtype=dtype, offline=offline)
-    examples = learnt.encode(loaded.prompts)
-    length = bucket_length(examples, loaded.context_length)
+    planned = {name: _planned(learnt, config, loaded, seed) for name, learnt in groups.items()}
+    missing = {job.key: (job, recipe) for job, recipe in planned.values() if not kept.has_module(job.key)}
+    errors: list[Exception] = []
+    if missing:
+        train_modules(
+            loaded,
+            [job for job, _ in missing.values()],
+            on_finish=lambda done: save_trained(
+                kept,
+                done,
+                missing[done.key][1],
+                config.spec,
+                adapter_config(config.spec, model=loaded.model, base_name=loaded.name),
+            ),
+            on_fail=lambda key, error: errors.append(error),
+            find=lambda other: kept.module(other).load(),
+            teacher=Teacher(loaded, kept.teacher_cache),
+        )
+    if errors:
+        raise errors[0] if isinstance(errors[0], LoramemError) else LoramemError(str(errors[0]))
+    return {name: kept.module(job.key) for name, (job, _) in planned.items()}
+
+
+def grouped(learnt: Supervision, each: str, name: str) -> dict[str, Supervision]:
+    """Supervision in groups, in the order of its examples.
+
+    >>> from loramem.synthesis import Example
+    >>> two = Supervision("file", (Example("text", "", "x", "a", "a"), Example("text", "", "y", "b", "b")))
+    >>> list(grouped(two, "document", "f.jsonl")), list(grouped(two, "file", "f.jsonl"))
+    (['a', 'b'], ['f.jsonl'])
+    """
+    if each not in ("file", "document", "record"):
+        raise InputError(f"each {each!r}; {nearest(each, ('file', 'document', 'record'))}")
+    groups: dict[str, list[Example]] = {}
+    for example in learnt.examples:
+        groups.setdefault(name if each == "file" else getattr(example, each), []).append(example)
+    return {key: Supervision(learnt.recipe, tuple(found)) for key, found in groups.items()}
+
+
+def _planned(learnt: Supervision, config: ModuleConfig, base: Base, seed: int) -> tuple[TrainJob, dict]:
+    """The job that trains a module on some supervision, and its recipe."""
+    examples = learnt.encode(base.prompts)
+    length = bucket_length(examples, base.context_length)
     steps = config.budget.steps_for(len(examples), config.optimizer.batch)
     teacher: tuple[Encoded, ...] = ()
     if config.objective.name == "dcd":
-        forms = teacher_forms(learnt, (), loaded.prompts, context_tokens=config.objective.context_tokens)
+        forms = teacher_forms(learnt, (), base.prompts, context_tokens=config.objective.context_tokens)
         teacher = forms.examples
-    recipe = trained_recipe(
-        loaded, learnt.hash, config, steps=steps, length=length, seed=seed, teacher=teacher
-    )
-    identity = module_hash(recipe)
-    if kept.has_module(identity):
-        return kept.module(identity)
-    errors: list[Exception] = []
+    recipe = trained_recipe(base, learnt.hash, config, steps=steps, length=length, seed=seed, teacher=teacher)
     job = TrainJob(
-        identity, config.spec, config.objective, config.optimizer, steps, seed, examples, length, config.budget, teacher,
+        module_hash(recipe), config.spec, config.objective, config.optimizer, steps, seed, examples, length, config.budget, teacher,
         config.distractors,
     )  # fmt: skip
-    train_modules(
-        loaded,
-        [job],
-        on_finish=lambda done: save_trained(
-            kept,
-            done,
-            recipe,
-            config.spec,
-            adapter_config(config.spec, model=loaded.model, base_name=loaded.name),
-        ),
-        on_fail=lambda key, error: errors.append(error),
-        find=lambda other: kept.module(other).load(),
-        teacher=Teacher(loaded, kept.teacher_cache),
-    )
-    if errors:
-        raise errors[0] if isinstance(errors[0], LoramemError) else LoramemError(str(errors[0]))
-    return kept.module(identity)
+    return job, recipe

@@ -185,13 +185,13 @@ def test_the_rubric_says_what_it_must():
         assert part in RUBRIC, part
 
 
-def test_the_schema_asks_for_a_short_reason_and_a_whole_number():
+def test_the_schema_asks_for_a_short_reason_and_points_of_ten():
     check = jsonschema.Draft202012Validator(SCHEMA)
-    for good in ({"reason": "so", "score": 8}, {"reason": "", "score": 8.0}):
+    for good in ({"reason": "so", "score": 8}, {"reason": "", "score": 8.0}, {"reason": "so", "score": 8.5}):
         assert check.is_valid(good)
     for bad in (
         {"score": 8},
-        {"reason": "so", "score": 8.5},
+        {"reason": "so", "score": "8"},
         {"reason": "so", "score": 11},
         {"reason": "x" * 501, "score": 1},
     ):

@@ -153,6 +153,9 @@ def _choice(text: str) -> str | list[str]:
 @modules_app.command("train")
 def modules_train(
     supervision: Annotated[Path, typer.Option(help="JSONL: form, prompt, answer per line")],
+    each: Annotated[
+        str, typer.Option(help="a module for the whole file, or for each document or record")
+    ] = "file",
     rank: int = 16,
     alpha: Annotated[float | None, typer.Option(help="default: the rank")] = None,
     targets: str = "all-linear",
@@ -191,8 +194,8 @@ def modules_train(
     dtype: DtypeOption = None,
     offline: OfflineOption = False,
 ) -> None:
-    """Train one module on a file of supervision and keep it in the store."""
-    from loramem.api import train_one
+    """Train a module on a file of supervision, or one for each of its documents, and keep it in the store."""
+    from loramem.api import train_modules_of
     from loramem.core.config import parse
     from loramem.modules.recipe import ModuleConfig
     from loramem.modules.store import Store
@@ -219,10 +222,11 @@ def modules_train(
     if named := body.get("distractors", {}).get("modules"):
         body["distractors"]["modules"] = [Store(store).module(str(name)).id for name in named]
     config = parse(ModuleConfig, body)
-    module = train_one(
-        supervision, config, base=base, store=store, seed=seed, device=device, dtype=dtype, offline=offline
-    )
-    print(f"module {module.id[:12]} in {module.folder}")
+    made = train_modules_of(
+        supervision, config, each=each, base=base, store=store, seed=seed, device=device, dtype=dtype, offline=offline,
+    )  # fmt: skip
+    for name, module in made.items():
+        print(f"module {module.id[:12]} in {module.folder}" + (f": {name}" if each != "file" else ""))
 
 
 @modules_app.command("list")

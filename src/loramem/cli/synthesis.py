@@ -123,6 +123,10 @@ def told(account: dict) -> list[str]:
     if barren := [name for name, row in account["documents"].items() if not row["written"]]:
         more = f" and {len(barren) - 5} more" if len(barren) > 5 else ""
         lines.append(f"  nothing was written of {', '.join(barren[:5])}{more}")
+    if account["failures"].get("too-long"):
+        lines.append(
+            "  too long for the generator's context: cut the documents with --partition chunk --chunking TOKENS"
+        )
     overlap = account["overlap"]
     if overlap["probes"]:
         lines.append(
@@ -199,7 +203,7 @@ def probe(
     kept = Cached(completer, Store(store).completions)
     writers = {
         level: ModelWriter(
-            kept, most_tokens=choice.max_tokens, check=choice.check and level in CHECKED,
+            kept, most_tokens=min(choice.max_tokens, getattr(completer, "longest", choice.max_tokens)), check=choice.check and level in CHECKED,
             on_reply=lambda index, reply: progress.replied(reply),
         )
         for level in wanted

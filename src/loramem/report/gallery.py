@@ -176,7 +176,7 @@ def memory_law(m: Material) -> Iterator[Plot]:
 
 def protocols(m: Material) -> Iterator[Plot]:
     modules = m.every[m.every["reading"] == "module"]
-    if m.headlines and any(own["budget"].nunique() > 1 for _, own in modules.groupby("rank")):
+    if m.sized and m.headlines and any(own["budget"].nunique() > 1 for _, own in modules.groupby("rank")):
         yield (
             f"{m.source}-protocols", partial(capacity.protocols, m.every, m.source, m.headlines[0][0]),
             "With a fixed number of steps a fact is seen less often the more facts there are, so the budget fails where the capacity need "
@@ -185,7 +185,7 @@ def protocols(m: Material) -> Iterator[Plot]:
 
 
 def beyond(m: Material) -> Iterator[Plot]:
-    if m.ranks > 1 and len(set(m.cells["probe"].dropna())) > 1:
+    if m.sized and m.ranks > 1 and len(set(m.cells["probe"].dropna())) > 1:
         yield (
             f"{m.source}-beyond", partial(capacity.beyond, m.cells, m.source),
             "What was learnt in one wording, asked in others. Negation respected: the learnt answer is not given where the question asks "
@@ -194,7 +194,7 @@ def beyond(m: Material) -> Iterator[Plot]:
 
 
 def snapshots(m: Material) -> Iterator[Plot]:
-    if m.headlines and "snapshot" in m.moments and m.moments["snapshot"].notna().any():
+    if m.sized and m.headlines and "snapshot" in m.moments and m.moments["snapshot"].notna().any():
         yield (
             f"{m.source}-snapshots", partial(capacity.snapshots, m.moments, m.source, m.headlines[0][0]),
             "Modules read at steps on the way; the last point is the module as it ended.",

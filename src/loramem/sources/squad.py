@@ -197,6 +197,7 @@ def build(config: SquadConfig, count_tokens: Callable[[str], int]) -> list[Sourc
                 probes.append(
                     Probe(
                         id=question.id or f"{id}-q{number}",
+                        fact=question.id or f"{id}-q{number}",
                         case=record_at(made, begin + max(0, question.start)).id,
                         document=id,
                         kind="generate",

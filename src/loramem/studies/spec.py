@@ -383,7 +383,11 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
 def _faults_of_lists(file: StudyFile) -> list[str]:
     """What is wrong with several bases, partitions and supervisions beside each other."""
     faults: list[str] = []
-    for field, value in (("base", file.base), ("partition", file.partition), ("supervision", file.supervision)):
+    for field, value in (
+        ("base", file.base),
+        ("partition", file.partition),
+        ("supervision", file.supervision),
+    ):
         if value == ():
             faults.append(f"{field}: an empty list has no values")
     for field, names in (("base", _listed(file.base)), ("partition", _listed(file.partition))):

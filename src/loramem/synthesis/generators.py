@@ -48,7 +48,7 @@ class SupervisionChoice(Config):
     check: bool = True
     """Leave out what the text does not bear out (models that write; counted)."""
     max_tokens: Annotated[int, Field(ge=16)] = 2048
-    """Longest answer to one prompt."""
+    """Longest answer to one prompt; of a local base at most half its context."""
     endpoint: dict[str, Any] = {}
     """Further settings of an endpoint: concurrency, timeout, retries, price_in, price_out, cost_limit, key_env, ..."""
     same_examiner: bool = False
@@ -159,9 +159,10 @@ def make_writer(
     if choice.generator == "reader":
         return Reader(Exact(source, seed=choice.seed), load(choice.model) if choice.model else base)
     completer = make_completer(choice, base, load=load)
+    most = min(choice.max_tokens, getattr(completer, "longest", choice.max_tokens))
     completer = Unasked(completer) if dry else completer
     completer = completer if cache is None else Cached(completer, cache)
-    return ModelWriter(completer, most_tokens=choice.max_tokens, check=choice.check, on_reply=on_reply)
+    return ModelWriter(completer, most_tokens=most, check=choice.check, on_reply=on_reply)
 
 
 def make_completer(choice: SupervisionChoice, base: Base, *, load: Callable[[str], Base]) -> Completer:

@@ -13,8 +13,7 @@ from loramem.inference.constrained import Grammar
 from loramem.inference.generate import Generation, Ids, Request, generate
 from loramem.inference.sampling import Draw
 from loramem.synthesis.completing import Answer, Ask, Failure, OnReply, Reply, Sampling
-from loramem.synthesis.replies import Teller, check_schema
-from loramem.synthesis.replies import _parse as parse_json
+from loramem.synthesis.replies import Teller, check_schema, parse_json
 
 _line = Teller("")
 
@@ -45,6 +44,11 @@ class Local:
         self.name = f"local:{base.name}"
         self._grammars: dict[str, Grammar] = {}
         self._draw(Ask(""))
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of an answer that leave as many for the prompt."""
+        return self.base.context_length // 2
 
     def identity(self) -> dict:
         return {

@@ -32,8 +32,8 @@ def items_per_call(portion: Portion, text: str, most_tokens: int) -> int:
     return max(1, min(PER_CALL, most_tokens * PER_TOKEN // (USUAL + length)))
 
 
-def schema(form: str, n: int, length: int = 0) -> dict[str, Any]:
-    """JSON schema of an answer with at most `n` items; `length` is that of the text where an item is as long."""
+def schema(form: str, n: int, *, least: int = 1, length: int = 0) -> dict[str, Any]:
+    """JSON schema of an answer with `least` to `n` items; `length` is that of the text where an item is as long."""
     longest = max(LONGEST[form], -(-2 * length // 1_000) * 1_000)
     text = {"type": "string", "minLength": 1, "maxLength": longest}
     names = ["question", "answer"] if form == "chat" else ["text"]
@@ -42,7 +42,7 @@ def schema(form: str, n: int, length: int = 0) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "type": "object",
-        "properties": {"items": {"type": "array", "items": item, "minItems": 1, "maxItems": n}},
+        "properties": {"items": {"type": "array", "items": item, "minItems": least, "maxItems": n}},
         "required": ["items"],
         "additionalProperties": False,
     }
@@ -66,9 +66,11 @@ def ask(
     """
     told = portion.kind.instruction.format(n=n)
     parts = [f"<text>\n{text}\n</text>", told]
+    least = 1
     if written:
         listed = "\n".join(f"- {line}" for line in written[-SHOWN:])
         if portion.kind.name == "iterative" and round_ > 0:
+            least = 0  # there may be no such fact, and none is to be made up
             parts[1] = (
                 f"The questions below exist already. Find facts that the text states and that none of them asks for, and "
                 f"write at most {n} questions with short answers about these facts only."
@@ -82,7 +84,8 @@ def ask(
         else 'Answer as {"items": [{"text": "..."}, ...]}.'
     )
     length = len(text) if portion.kind.name == "rewrite" else 0
-    return Ask("\n\n".join(parts), SYSTEM, schema(portion.kind.form, n, length), most_tokens, round_)
+    form = schema(portion.kind.form, n, least=least, length=length)
+    return Ask("\n\n".join(parts), SYSTEM, form, most_tokens, round_)
 
 
 def items_of(value: Any, form: str, lead: str) -> list[tuple[str, str]]:

@@ -83,7 +83,7 @@ def read_reply(content: bytes, ask: Ask, seconds: float, price: Price, line: Tel
     if not isinstance(text, str) or not text.strip():
         return failed("invalid", "the answer is empty")
     try:
-        value = text if ask.schema is None else _parse(text, ask.schema)
+        value = text if ask.schema is None else parse_json(text, ask.schema)
         # as it will be written
         json.dumps([text, value], ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
@@ -128,7 +128,7 @@ def read_error(error: Exception, seconds: float, line: Teller) -> Outcome | None
     return None
 
 
-def _parse(text: str, schema: Mapping[str, Any]) -> Any:
+def parse_json(text: str, schema: Mapping[str, Any]) -> Any:
     """The JSON value of an answer, bare or fenced. Raises `ValueError` saying why there is none."""
     fenced = _FENCED.fullmatch(text)
     try:

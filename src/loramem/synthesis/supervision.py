@@ -166,6 +166,7 @@ def load(path: Path) -> Supervision:
         if "text" in row:
             row = {**row, "form": "text", "prompt": "", "answer": row.pop("text")}
         row.setdefault("document", str(path.name))
+        row.setdefault("generator", "file")
         row.setdefault("record", str(number))
         row.setdefault("context", "")
         span = row.pop("span", None)
