@@ -114,7 +114,7 @@ def test_every_base_has_settings_of_its_own_from_a_search_over_rate_and_length(r
         assert all(loss is not None for loss in losses) and len(set(losses)) == 4
         assert [one["nats_per_token"] for one in row["tried"]] == pytest.approx(losses)
         best = losses.index(min(losses))
-        assert (row["lr"], row["budget"]) == (tried[best][0], f"exposures={tried[best][1]}")
+        assert (row["lr"], row["budget"]) == (tried[best][0], f"exposures={tried[best][1]:g}")
         assert row["swept"] == ["lr", "budget"] and row["at_edge"] is True
         own = ran.rows[(ran.rows["base_name"] == str(checkpoints[name])) & (ran.rows["reading"] == "module")]
         assert set(own["lr"]) == {row["lr"]} and set(own["budget"]) == {row["budget"]}

@@ -15,7 +15,7 @@ ASKED = ["exact_match", "efficacy", "paraphrase", "token_f1"]
 
 def items_of(cell: str, *rows: tuple[str, str, str, float], seed: int = 0) -> pd.DataFrame:
     """Items of (metric, probe, fact, value)."""
-    found = [(cell, seed, metric, probe, case, "d", value) for metric, probe, case, value in rows]
+    found = [(cell, seed, metric, probe, case, "d", "", value) for metric, probe, case, value in rows]
     return pd.DataFrame(found, columns=list(ITEM_COLUMNS))
 
 
@@ -94,6 +94,44 @@ def test_gains_are_over_the_base_on_the_same_facts_and_on_the_unknown_ones():
     assert found["Unknown"]["facts"] == 6 and found["Unknown"]["gain"] == pytest.approx((5 + 3) / 12)
     for row in found.values():
         assert row["ci_low"] <= row["gain"] <= row["ci_high"] and row["cell"] == "m"
+
+
+def test_each_base_has_gains_over_itself_alone():
+    """Two bases on the same facts: what one knew before says nothing about the other."""
+    knew = {"a": 3, "b": 9}
+    rows = {name: [("exact_match", "trained", str(n), float(n < held)) for n in range(12)] for name, held in knew.items()}  # fmt: skip
+    learnt = [("exact_match", "trained", str(n), float(n < 10)) for n in range(12)]
+    cells, items = [], []
+    for name in knew:
+        cells += [cell_row(f"{name}-closed", "closed", base_name=name), cell_row(f"{name}-module", "module", base_name=name)]  # fmt: skip
+        items += [items_of(f"{name}-closed", *rows[name]), items_of(f"{name}-module", *learnt)]
+    found = {(row["cell"], row["class"]): row for row in gains(pd.DataFrame(cells), pd.concat(items), ASKED)}
+    assert found["a-module", "all"]["gain"] == pytest.approx(7 / 12)
+    assert found["b-module", "all"]["gain"] == pytest.approx(1 / 12)
+    assert {key: row["facts"] for key, row in found.items() if key[1] == "Unknown"} == {
+        ("a-module", "Unknown"): 9, ("b-module", "Unknown"): 3,
+    }  # fmt: skip
+
+
+def test_documents_without_a_size_have_gains_beside_sources_with_one():
+    rows = [("exact_match", "trained", "1", 1.0)]
+    cells = [cell_row("c", "closed", size_tokens=None), cell_row("m", "module", size_tokens=None), cell_row("o", "closed", source="x")]  # fmt: skip
+    items = pd.concat([items_of(name, *rows) for name in ("c", "m", "o")])
+    table = pd.DataFrame(cells)
+    assert table["size_tokens"].isna().any() and table["size_tokens"].dtype == float
+    assert [row["cell"] for row in gains(table, items, ASKED)] == ["m"]
+
+
+def test_gains_on_several_documents_are_drawn_by_document_as_well():
+    """All that was gained, was gained on one of six documents: over documents that says little."""
+    base, mine = [], []
+    for document in range(6):
+        own = [("exact_match", "trained", f"{document}-{n}", 0.0) for n in range(10)]
+        base.append(items_of("base", *own).assign(document=str(document)))
+        mine.append(items_of("m", *[(*row[:3], float(document == 0)) for row in own]).assign(document=str(document)))  # fmt: skip
+    cells = pd.DataFrame([cell_row("base", "closed"), cell_row("m", "module")])
+    (row,) = [r for r in gains(cells, pd.concat([*base, *mine]), ASKED) if r["class"] == "all"]
+    assert row["gain"] == pytest.approx(1 / 6) and row["ci_low"] == 0.0 and row["ci_high"] > 0.3
 
 
 def test_no_unknown_fact_no_gain_on_unknown_facts():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from loramem.core.errors import Faults, nearest
+from loramem.metrics.text import same
 from loramem.sources.published import raise_faults
 from loramem.sources.remote import rows
 from loramem.sources.types import Document, Probe
@@ -80,6 +81,6 @@ def read_probes(
 
 def _case(document: Document, answers: Sequence[str]) -> str:
     """The record that a question belongs to."""
-    said = [answer.strip().casefold() for answer in answers]
-    holds = (r.id for r in document.records if any(answer in r.text.casefold() for answer in said))
+    said = [f" {same(answer)} " for answer in answers]
+    holds = (r.id for r in document.records if any(answer in f" {same(r.text)} " for answer in said))
     return next(holds, document.records[0].id)

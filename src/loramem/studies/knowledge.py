@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from loramem.metrics.paired import paired_difference
+from loramem.studies.pairing import difference_of, means_by_fact
 
 CLASSES = ("Unknown", "MaybeKnown", "HighlyKnown")
 ASKED = {
@@ -64,33 +64,33 @@ def gains(cells: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> l
         Rows of cell, metric, probe, class (`all`, `Unknown`), facts, gain, ci_low, ci_high (shares).
     """
     found = []
-    means = {
-        key: part.groupby("case")["value"].mean()
-        for key, part in items.dropna(subset=["value"]).groupby(["cell", "metric", "probe"])
-    }
+    means = means_by_fact(items)
     bases = cells[cells["reading"] == "closed"].drop_duplicates(["cell"])
     known = {
-        (row["source"], row["size_tokens"]): (row["cell"], classes(items[items["cell"] == row["cell"]]))
+        _asked_of(row): (row["cell"], classes(items[items["cell"] == row["cell"]]))
         for _, row in bases.iterrows()
     }
     wanted = cells[
         (cells["reading"] != "closed") & cells["metric"].isin([m for m in GAIN_METRICS if m in metrics])
     ]
     for _, cell in wanted.iterrows():
-        base = known.get((cell["source"], cell["size_tokens"]))
+        base = known.get(_asked_of(cell))
         mine = means.get((cell["cell"], cell["metric"], cell["probe"]))
         theirs = means.get((base[0], cell["metric"], cell["probe"])) if base else None
         if base is None or mine is None or theirs is None:
             continue
         shared = mine.index.intersection(theirs.index)
-        unknown = shared[base[1].reindex(shared) == CLASSES[0]]
+        unknown = shared[(base[1].reindex(shared.get_level_values("case")) == CLASSES[0]).to_numpy()]
         for label, facts in (("all", shared), (CLASSES[0], unknown)):
             if len(facts):
-                mean, low, high, _ = paired_difference(
-                    mine[facts].to_numpy(float), theirs[facts].to_numpy(float)
-                )
+                mean, low, high, _ = difference_of(mine[facts], theirs[facts])
                 found.append({
                     "cell": cell["cell"], "metric": cell["metric"], "probe": cell["probe"], "class": label,
                     "facts": len(facts), "gain": mean, "ci_low": low, "ci_high": high,
                 })  # fmt: skip
     return found
+
+
+def _asked_of(cell: pd.Series) -> tuple[str, ...]:
+    """What was asked, and of which base: what one base knew says nothing about another."""
+    return tuple(str(cell.get(name)) for name in ("source", "size_tokens", "base_name"))
