@@ -45,7 +45,8 @@ def plan(job: dict) -> dict:
     study = spec.load(
         "quick", assignments=job["assignments"], overrides={"seeds": job["seeds"], "base": job["base"]}
     )
-    base = load_base(study.file.base, device=job["device"], offline=True)
+    (name,) = study.bases
+    base = load_base(name, device=job["device"], offline=True)
     metrics = [METRICS.get(name) for name in study.file.metrics]
     cells = []
     for cell in make_plan(study, base).cells:
@@ -73,7 +74,7 @@ def plan(job: dict) -> dict:
         steps = cell.module.job.steps if cell.module else 0
         cells.append({**shown, "path": str(path), "questions": len(asked), "steps": steps})
     return {
-        "cells": cells, "base": str(resolve(study.file.base, offline=True)), "fingerprint": base.fingerprint,
+        "cells": cells, "base": str(resolve(name, offline=True)), "fingerprint": base.fingerprint,
         "device": str(base.device), "dtype": str(base.dtype).removeprefix("torch."),
         "context_length": base.context_length,
     }  # fmt: skip

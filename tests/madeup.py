@@ -69,7 +69,7 @@ def results(
                 items += [
                     {
                         "cell": cell, "seed": seed if reading == "module" else -1, "metric": metric, "probe": "trained",
-                        "case": str(i), "document": "d", "value": v,
+                        "case": str(i), "document": "d", "level": "", "value": v,
                     }
                     for i, v in enumerate(scored)
                 ]  # fmt: skip
@@ -123,7 +123,7 @@ NLL = {
 def found(rows: pd.DataFrame, items: pd.DataFrame, expect: Sequence[Expectation] = (), **run: object) -> dict:
     """A whole summary.json, without capacity."""
     summary = summarise(rows, items, expect, metrics=list(dict.fromkeys(rows["metric"])))
-    summary.update(capacity={"cells": [], "limits": [], "laws": []}, sweeps=[], failures=[])
+    summary.update(capacity={"cells": [], "limits": [], "laws": []}, sweeps=[], failures=[], supervision=[])
     summary["run"] = {"study": "made-up", "scale": "quick", "version": 1, "seeds": 2, "base": "tiny", **run}
     return summary
 

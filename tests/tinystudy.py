@@ -34,7 +34,7 @@ def body(**changes: Any) -> dict:
         if value is None and not parents:
             found.pop(last, None)
         else:
-            grid.set_path(found, ".".join([*parents, last]), value)
+            grid.set_path(found, ".".join([*parents, last]), copy.deepcopy(value))
     return found
 
 

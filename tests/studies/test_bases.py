@@ -166,6 +166,15 @@ def test_readings_are_compared_within_a_base(ran):
     assert len(ran.result.summary["comparisons"]["tests"]) > 0
 
 
+def test_bases_are_compared_at_the_settings_chosen_for_each(ran):
+    found = ran.result.summary["pairs"]
+    assert {(row["cell"], row["against"]) for row in found} == {
+        ("gpt2-phonebook-300-r2-module", "llama-phonebook-300-r2-module")
+    }
+    assert {row["probe"] for row in found} == {"trained", "heldout", "reverse"}
+    assert {row["facts"] for row in found} == {5}
+
+
 def test_a_second_run_does_nothing_again(ran, tmp_path):
     again = execute(ran.study, ran.load, ran.store, tmp_path / "again", progress=Progress(live=False))
     assert not {"train", "read"} & again.info["costs"]["this_run"].keys()

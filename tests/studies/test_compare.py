@@ -22,7 +22,7 @@ B = {"2": (1, 1), "3": (1, 0), "4": (1, 1), "5": (0, 0)}
 
 def items_of(cell: str, scores: dict[str, tuple[float, ...]], metric: str = "exact_match") -> list[tuple]:
     return [
-        (cell, seed, metric, "trained", case, "d", float(value))
+        (cell, seed, metric, "trained", case, "d", "", float(value))
         for case, values in scores.items()
         for seed, value in enumerate(values)
     ]

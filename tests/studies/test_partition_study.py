@@ -202,6 +202,16 @@ def test_summaries_and_accounts_tell_the_parts(ran):
     assert (one["partition"], one["supervision"], one["examples"]) == ("document", "raw", 7)
 
 
+def test_modules_that_differ_in_their_supervision_alone_are_compared(ran):
+    """Within one way of cutting: what else differs would be compared as well."""
+    tests = {(row["cell"], row["against"]) for row in ran.result.summary["pairs"]}
+    assert tests == {
+        (f"{key}-{how}-qa:5-r2-module", f"{key}-{how}-raw-r2-module")
+        for key in ("papers", "others") for how in ("corpus", "document")
+    }  # fmt: skip
+    assert all(row["p_holm"] >= row["p"] for row in ran.result.summary["pairs"])
+
+
 def test_a_second_run_trains_and_reads_nothing(ran, bases, tmp_path):
     again = execute(ran.study, bases["llama"], ran.store, tmp_path / "again", progress=Progress(live=False))
     plan = ran.result.info["plan"]

@@ -198,6 +198,39 @@ def test_a_reading_depends_on_its_context_only_where_it_reads_it(llama):
     assert identity("module", small, module="a" * 64) != identity("module", small, module=f"{'a' * 64}@3")
 
 
+PAPERS = {
+    "sources": {"papers": {"name": "almanac-papers", "documents": 2, "questions": 1}},
+    "modules__spec": {"rank": 1, "targets": "attention"}, "seeds": 1, "readings": ["closed", "module"],
+}  # fmt: skip
+
+
+def test_choices_that_come_to_one_supervision_are_one_cell(llama):
+    """Whether a text bears out what was written makes no difference to what is exact: its facts are not counted twice."""
+    made = study(**PAPERS, supervision={"recipe": "qa:3", "check": [True, False]})
+    assert len(made.supervisions) == 2
+    plan = make_plan(made, llama)
+    assert [cell.slug for cell in plan.cells] == ["papers-closed", "papers-r1-module"] and len(plan.modules) == 1
+    # where names tell them apart, each choice has its cell, and the module is trained once
+    named = make_plan(study(**PAPERS, supervision={"recipe": "qa:3", "error_rate": [0, 1e-9]}), llama)
+    cells = {cell.slug: cell for cell in named.cells if cell.stem == "module"}
+    assert cells.keys() == {f"papers-exact{rate}-r1-module" for rate in ("", ":1e-09")}
+    assert len(named.modules) == 1 == len({cell.module.id for cell in cells.values()})
+    assert [cell.module.learnt.choice.who for cell in cells.values()] == ["exact", "exact:1e-09"]
+
+
+def test_supervisions_that_no_name_tells_apart_are_refused(llama):
+    with pytest.raises(InputError, match="two different modules would both be called papers-r1-module"):
+        make_plan(study(**PAPERS, supervision={"recipe": "qa:3", "seed": [0, 1]}), llama)
+
+
+def test_a_chunk_is_a_number_of_tokens_or_more_of_a_name(llama):
+    parts = {
+        chunking: len(make_plan(study(**PAPERS, partition="chunk", chunking=chunking), llama).modules)
+        for chunking in (400, "400", "400/100", "structure:400", 5000)
+    }
+    assert parts[400] == parts["400"] < parts["400/100"] and parts[5000] == 2
+
+
 def test_recipes_name_what_decides_the_weights(llama, tmp_path):
     """Snapshots and an early stop are part of a module; the study's name, readings and expectations are not."""
     plain = make_plan(study(**PHONES), llama)

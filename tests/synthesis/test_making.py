@@ -13,7 +13,7 @@ from loramem.core.errors import Faults, InputError, RunFailed
 from loramem.sources.catalogue import load_source
 from loramem.sources.chunking import Part, part_of, partition
 from loramem.sources.types import Document, Record, Source
-from loramem.synthesis.making import synthesize
+from loramem.synthesis.making import raw, synthesize
 from loramem.synthesis.supervision import Example, Made, Supervision, load, save
 from loramem.synthesis.units import as_units, units_of
 from synthesis.scripts import Scribe, document, facts
@@ -87,7 +87,7 @@ records = st.lists(
 @given(records, st.lists(st.integers(0, 40), max_size=4))
 def test_pieces_keep_their_places_wherever_they_are_cut(parts, cuts):
     """A cut may fall between two records or into one; what is a question is never cut."""
-    whole = Document("d", tuple(Record(f"r{n}", text, form) for n, (text, form) in enumerate(parts)))  # type: ignore[arg-type]
+    whole = Document("d", tuple(Record(f"r{n}", text, form, "q", "a") for n, (text, form) in enumerate(parts)))  # type: ignore[arg-type]  # fmt: skip
     text = whole.text
     ends = [0, *sorted({cut for cut in cuts if 0 < cut < len(text)}), len(text)]
     spans = list(zip(ends, ends[1:], strict=False))
@@ -96,12 +96,16 @@ def test_pieces_keep_their_places_wherever_they_are_cut(parts, cuts):
         for span in spans
         if span[0] < span[1]
     ]
-    part = Part(
-        "p", tuple(d for d, _ in pieces if d.records), tuple(span for d, span in pieces if d.records)
-    )
+    part = Part("p", tuple(d for d, _ in pieces if d.records), tuple(span for d, span in pieces if d.records))
+    units = units_of(part, {"d": whole})
+    for unit in units:
+        for example in raw(unit)[0]:
+            assert example.span is not None
+            said = text[slice(*example.span)]
+            assert said == example.answer if example.form == "text" else said in {t for t, _ in parts}
     found = [
         (record, place)
-        for unit in units_of(part, {"d": whole})
+        for unit in units
         for record, place in zip(unit.document.records, unit.places, strict=True)
     ]
     for record, (start, end) in found:
@@ -174,6 +178,10 @@ def test_what_two_parts_say_alike_is_kept_once_and_counted():
         ("raw", 2, 0), ("qa", 2, 0), ("iterative", 2, 1), ("facts", 1, 1),
     ]  # fmt: skip
     assert made.of({"x"}) == made
+    made = synthesize([document("x", "X.", "Y.")], "facts:9+raw", notes)
+    assert [(e.recipe, e.answer) for e in made.examples] == [
+        ("facts", "X."), ("facts", "Ada left."), ("raw", "X."), ("raw", "Y."),
+    ]  # fmt: skip
 
 
 def test_two_documents_may_say_the_same():

@@ -77,7 +77,9 @@ def test_rounds_end_and_what_is_lacking_is_told():
 def test_a_long_list_shows_its_end_and_long_items_their_beginning():
     long = ("Why is lamp x-0 so " + "very " * 60 + "far away?", f"Hall {hall(0)}.")
     scribe = Scribe(
-        lambda ask, number: [long] if number == 0 else [pair("x", 10 * number + n) for n in range(wanted(ask))]
+        lambda ask, number: (
+            [long] if number == 0 else [pair("x", 10 * number + n) for n in range(wanted(ask))]
+        )
     )
     made = write(scribe, facts("x", 99), recipe="qa:80")
     assert len(made.examples) == 80 and long in [(e.prompt, e.answer) for e in made.examples]

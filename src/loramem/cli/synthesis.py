@@ -84,7 +84,12 @@ def synth(
         on_reply=lambda index, reply: progress.replied(reply),
     )
     examples: list[Example] = []
-    for built in _built(config, loaded.prompts.count):
+    found = _built(config, loaded.prompts.count)
+    if len(found) > 1:
+        raise InputError(
+            f"{source}: {len(found)} sizes, and a larger one holds the smaller; give one: --set sizes=[{found[-1].size_tokens}]"
+        )
+    for built in found:
         for learnt in synthesis.learn(built.name, config, built, choice, partition, every=False):
             examples += learnt.supervision.examples
     save(Supervision(choice.recipe, tuple(examples)), out)
@@ -101,6 +106,8 @@ def told(account: dict) -> list[str]:
         f"{account['source']}{size}: {account['examples']} examples of {account['units']} units by {account['generator']}, "
         f"{account['tokens']:,} learnt tokens"
     ]
+    if account["dropped_tokens"]:
+        lines.append(f"  {account['dropped_tokens']:,} tokens of the documents are in no chunk")
     if account["asked"]:
         parts = [
             f"asked {account['asked']}",

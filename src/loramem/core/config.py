@@ -53,7 +53,8 @@ def faults_of(kind: type[Config], error: ValidationError, prefix: str = "") -> l
         else:
             raised = fault.get("ctx", {}).get("error")
             messages = raised.faults if isinstance(raised, Faults) else [fault["msg"]]
-            shown = "" if isinstance(given, dict | list | tuple) else f" (given {given!r})"
+            plain = not isinstance(given, dict | list | tuple) and not isinstance(raised, Faults)
+            shown = f" (given {given!r})" if plain else ""
             lines += [
                 f"{where or kind.__name__}: {message.removeprefix('Value error, ')}{shown}"
                 for message in messages

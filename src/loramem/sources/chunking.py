@@ -320,6 +320,19 @@ def partition(
     return list(_sectors(source, int(how.partition(":")[2]), count_tokens))
 
 
+def dropped(source: Source, parts: Sequence[Part], offsets: Offsets) -> int:
+    """Tokens of a source that no part holds whole: 0 unless the cutting is at fault (white space between chunks is none)."""
+    spans: dict[str, list[Span]] = {}
+    for part in parts:
+        for document, span in zip(part.documents, part.spans, strict=True):
+            spans.setdefault(document.id, []).append(span)
+    lost = 0
+    for document in source.documents:
+        tokens = [strip(document.text, *span) for span in offsets(document.text)]
+        lost += _dropped([span for span in tokens if span[0] < span[1]], sorted(spans.get(document.id, ())))
+    return lost
+
+
 def check_partition(how: str) -> str:
     """A partition's name. Raises `InputError` for an unknown way, or tokens:N without a positive number."""
     if how in ("corpus", "document", "chunk") or re.fullmatch(r"tokens:0*[1-9]\d{0,9}", how):

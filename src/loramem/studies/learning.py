@@ -16,7 +16,7 @@ from loramem.core.identity import digest
 from loramem.modules.spec import Objective
 from loramem.retrieval.embed import OFFLINE, Embedder
 from loramem.sources.catalogue import Source, leads_of, pairs_of
-from loramem.sources.chunking import Chunking, Part, offsets_of, partition
+from loramem.sources.chunking import Chunking, Part, dropped, offsets_of, partition
 from loramem.sources.types import Probe
 from loramem.synthesis import Supervision
 from loramem.synthesis.completing import Reply
@@ -207,7 +207,11 @@ class Synthesis:
         guard(plain, allow=choice.allow_overlap)
         measured = writer is None or not source.probes
         shared = plain.as_dict() if measured else self._with_meaning(made, source, plain)
-        self.accounts.append(account(key, source, choice, how, found, made, shared))
+        cut = [part for part, _, _ in parts]
+        lost = dropped(source, cut, offsets_of(self.base.tokenizer)) if how == "chunk" else 0
+        self.accounts.append(
+            {**account(key, source, choice, how, found, made, shared), "dropped_tokens": lost}
+        )
         self._learnt[mark] = found
         return found
 

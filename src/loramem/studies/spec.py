@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from loramem.answering.readings import STEMS
 from loramem.core.config import Config, faults_of, parse
@@ -138,6 +138,11 @@ class StudyFile(Config):
     """Per source: from which score T_max is read, at which thresholds."""
     expect: tuple[Expectation, ...] = ()
 
+    @field_validator("chunking", mode="before")
+    @classmethod
+    def _tokens(cls, value: Any) -> Any:
+        return str(value) if type(value) is int else value
+
 
 @dataclass(frozen=True)
 class Point:
@@ -250,7 +255,7 @@ def _choices(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
                     f"budget.{name} is swept, so optimizer.lr must be: {{sweep: [...], dev_tokens: N}}"
                 )
             lengths = LengthSweep.model_validate(value).sweep
-            axes.append([("budget", name, int(one) if name == "steps" else one) for one in lengths])
+            axes.append([("budget", name, int(one) if name == "steps" and one == int(one) else one) for one in lengths])
     found = []
     for chosen in itertools.product(*axes):
         point = copy.deepcopy(settings)

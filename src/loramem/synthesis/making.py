@@ -112,5 +112,7 @@ def synthesize(
             accounts.append(account)
     if not examples:
         why = "; ".join(f"{one.unit} {one.recipe}: {one.why}" for one in accounts[:3])
-        raise RunFailed(f"recipe {recipe!r} gave no examples ({why or 'no documents'})")
+        cut = any("too-long" in one.failures for one in accounts)
+        advice = "; cut the documents smaller (partition chunk)" if cut else ""
+        raise RunFailed(f"recipe {recipe!r} gave no examples ({why or 'no documents'}){advice}")
     return Supervision(canonical(recipe), tuple(examples), tuple(accounts))

@@ -97,8 +97,6 @@ class Made:
         parts = [f"{failed} calls failed ({', '.join(self.failures)}: {self.reason})"] if failed else []
         parts += [f"{self.ungrounded} not borne out by the text"] if self.ungrounded else []
         parts += [f"{self.duplicates} repeated or asked as probes"] if self.duplicates else []
-        if "too-long" in self.failures:
-            parts.append("use smaller chunks")
         return ", ".join(parts) or "nothing to write about"
 
 
