@@ -139,8 +139,11 @@ def test_the_closing_table_shows_missing_results():
 def capacity_page(tmp_path_factory):
     out = tmp_path_factory.mktemp("capacity")
     summary, _ = whole_study()
-    tried = [{"lr": 0.01, "nats_per_token": 0.25}, {"lr": 9.0, "nats_per_token": None}]
-    sweep = {"source": "phonebook", "rank": 1, "budget": MAIN, "dev_tokens": 700, "lr": 0.01, "tried": tried}
+    tried = [{"lr": lr, "budget": MAIN, "nats_per_token": loss} for lr, loss in ((0.01, 0.25), (9.0, None))]
+    sweep = {
+        "base": "tiny", "source": "phonebook", "rank": 1, "budget": MAIN, "dev_tokens": 700, "lr": 0.01, "tried": tried,
+        "swept": ["lr"],
+    }  # fmt: skip
     summary["sweeps"] = [{**sweep, "at_edge": True}]
     hits = [{"cell": "phonebook-500-rag-bm25", "tokens": 0, "probes_cut": 0, "probes": 60, "hits": 41}]
     sizes = [{"size_tokens": size, "notes": ["n"]} for size in (500, 1000, 2000, 4000)]

@@ -19,8 +19,8 @@ from madeup import GRID, LIMITS, MAIN, found, results, whole_study
 @pytest.fixture(scope="module")
 def summary() -> dict:
     made, _ = whole_study()
-    tried = [{"lr": 0.01, "nats_per_token": None}]
-    made["sweeps"] = [{"source": "phonebook", "rank": 1, "budget": MAIN, "dev_tokens": 9, "lr": 0.01, "tried": tried, "at_edge": False}]  # fmt: skip
+    tried = [{"lr": 0.01, "budget": MAIN, "nats_per_token": None}]
+    made["sweeps"] = [{"base": "tiny", "source": "phonebook", "rank": 1, "budget": MAIN, "dev_tokens": 9, "lr": 0.01, "tried": tried, "swept": ["lr"], "at_edge": False}]  # fmt: skip
     return made
 
 

@@ -67,6 +67,21 @@ def test_p_values_are_adjusted_over_all_tests_made(runs):
     assert all(test["p_holm"] == min(1, 2 * test["p"]) for test in both["tests"])
 
 
+def test_facts_of_one_document_are_no_more_than_it(tmp_path):
+    """A difference that one of six documents makes: over their sixty facts it would be clear."""
+    alike = {str(n): (0.0,) for n in range(60)}
+    changed = {**alike, **{str(n): (1.0,) for n in range(10)}}
+    rows = [
+        [(*row[:5], f"d{int(row[4]) // 10}" if cut else "d", *row[6:]) for row in items_of("m", scores)]
+        for cut in (True, False)
+        for scores in (alike, changed)
+    ]
+    folders = [run_folder(tmp_path / str(n), own) for n, own in enumerate(rows)]
+    cut, whole = (compare_runs(*pair)["tests"][0] for pair in (folders[:2], folders[2:]))
+    assert cut["difference"] == whole["difference"] == pytest.approx(1 / 6)
+    assert cut["ci_low"] == 0.0 < whole["ci_low"] and cut["p"] == 1.0 and whole["p"] < 0.01
+
+
 def test_many_facts_of_a_clear_difference_are_significant_and_equal_runs_are_not(tmp_path):
     good, bad = ({str(n): (value,) for n in range(40)} for value in (1.0, 0.0))
     a, b = (run_folder(tmp_path / name, items_of("m", s)) for name, s in (("a", bad), ("b", good)))

@@ -8,7 +8,8 @@ import pandas as pd
 
 from loramem.core.errors import InputError
 from loramem.core.files import read_json
-from loramem.metrics.paired import holm, paired_difference
+from loramem.metrics.paired import holm
+from loramem.studies.pairing import difference_of, means_by_fact
 from loramem.studies.results import ITEM_COLUMNS
 
 KEYS = ["cell", "metric", "probe"]
@@ -47,14 +48,15 @@ def compare_runs(a: Path, b: Path, *, metrics: tuple[str, ...] = ()) -> dict:
     """
     items_a, items_b = (read_run(run)[1] for run in (a, b))
     means_a, means_b = (_means(items, metrics) for items in (items_a, items_b))
-    shared = [key for key in means_a if key in means_b]
+    order = items_a[KEYS].drop_duplicates().itertuples(index=False, name=None)
+    shared = [key for key in order if key in means_a and key in means_b]
     tests = []
     for key in shared:
         facts = means_a[key].index.intersection(means_b[key].index)
         if len(facts) == 0:
             continue
-        mine, theirs = means_a[key][facts].to_numpy(float), means_b[key][facts].to_numpy(float)
-        mean, low, high, p = paired_difference(theirs, mine)
+        mine, theirs = means_a[key][facts], means_b[key][facts]
+        mean, low, high, p = difference_of(theirs, mine)
         tests.append({
             **dict(zip(KEYS, key, strict=True)), "facts": len(facts), "mean_a": float(mine.mean()), "mean_b": float(theirs.mean()),
             "difference": mean, "ci_low": low, "ci_high": high, "p": p,
@@ -72,7 +74,4 @@ def compare_runs(a: Path, b: Path, *, metrics: tuple[str, ...] = ()) -> dict:
 
 def _means(items: pd.DataFrame, metrics: tuple[str, ...]) -> dict[tuple, pd.Series]:
     """Mean score of each fact over seeds and items, by (cell, metric, probe)."""
-    known = items.dropna(subset=["value"])
-    if metrics:
-        known = known[known["metric"].isin(metrics)]
-    return {key: part.groupby("case")["value"].mean() for key, part in known.groupby(KEYS, sort=False)}
+    return means_by_fact(items[items["metric"].isin(metrics)] if metrics else items)

@@ -23,7 +23,15 @@ from loramem.core.config import Config
 from loramem.core.errors import InputError
 from loramem.synthesis.completing import Ask, Failure, OnReply, Reply, Sampling
 from loramem.synthesis.listening import listen
-from loramem.synthesis.replies import Outcome, Teller, check_schema, is_closed, read_error, read_reply
+from loramem.synthesis.replies import (
+    Outcome,
+    Teller,
+    check_schema,
+    is_closed,
+    read_error,
+    read_reply,
+    without_limits,
+)
 
 _URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w-]+(?:\.[\w-]+)*)(?::(\d{1,5}))?(?:/[^\s?#@]*)?")
 _NO_KEY = "none"
@@ -108,7 +116,8 @@ class EndpointConfig(Config):
         if "max_tokens" in body:
             body[self.token_parameter] = body.pop("max_tokens")
         if ask.schema is not None and self.structured == "json_schema":
-            form = {"name": "answer", "schema": ask.schema, "strict": is_closed(ask.schema)}
+            schema = without_limits(ask.schema)
+            form = {"name": "answer", "schema": schema, "strict": is_closed(schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         elif ask.schema is not None:
             shown = json.dumps(ask.schema, ensure_ascii=False)

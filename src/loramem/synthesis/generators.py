@@ -162,7 +162,8 @@ def make_writer(
     most = min(choice.max_tokens, getattr(completer, "longest", choice.max_tokens))
     completer = Unasked(completer) if dry else completer
     completer = completer if cache is None else Cached(completer, cache)
-    return ModelWriter(completer, most_tokens=most, check=choice.check, on_reply=on_reply)
+    kept = None if cache is None or dry else cache.parent / "written"
+    return ModelWriter(completer, most_tokens=most, check=choice.check, on_reply=on_reply, kept=kept)
 
 
 def make_completer(choice: SupervisionChoice, base: Base, *, load: Callable[[str], Base]) -> Completer:

@@ -83,7 +83,7 @@ def read_reply(content: bytes, ask: Ask, seconds: float, price: Price, line: Tel
     if not isinstance(text, str) or not text.strip():
         return failed("invalid", "the answer is empty")
     try:
-        value = text if ask.schema is None else parse_json(text, ask.schema)
+        value = text if ask.schema is None else parse_json(text, without_limits(ask.schema))
         # as it will be written
         json.dumps([text, value], ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
@@ -146,6 +146,30 @@ def parse_json(text: str, schema: Mapping[str, Any]) -> Any:
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raises `jsonschema.SchemaError` where `schema` is none."""
     validator_for(schema, default=Draft202012Validator).check_schema(dict(schema))
+
+
+LIMITS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "multipleOf"})
+"""Keywords that some endpoints refuse under `strict`. A local grammar needs them, or text could run forever; whoever asks
+an endpoint checks what it takes (a question too long is still a question)."""
+
+
+def without_limits(schema: Any) -> Any:
+    """A schema without limits on lengths and numbers: what an endpoint is sent and its answer is checked against.
+
+    >>> without_limits({"type": "array", "maxItems": 3, "items": {"type": "string", "minLength": 1}})
+    {'type': 'array', 'items': {'type': 'string'}}
+    """
+    if isinstance(schema, list):
+        return [without_limits(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: {name: without_limits(part) for name, part in value.items()}
+        if key in ("properties", "$defs") and isinstance(value, Mapping)
+        else without_limits(value)
+        for key, value in schema.items()
+        if key not in LIMITS
+    }
 
 
 def is_closed(schema: Any) -> bool:

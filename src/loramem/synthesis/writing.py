@@ -3,14 +3,19 @@
 A round asks every unit that still lacks items for more, showing what it has, and keeps what is new and borne out by the
 text. So a prompt is never repeated word for word (PITFALLS 37, 39), a short answer is topped up in the next round, what is
 lacking after the last one is reported (`Made.shortfall`), and a failed call is counted and asked again by the next run,
-because only answers are kept in the cache (PITFALLS 35).
+because only answers are kept in the cache (PITFALLS 35). What was written for a unit is kept once it is complete, so that a
+later run, which may get other answers for what failed, changes nothing that was finished.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
+from loramem.core.errors import InputError
+from loramem.core.files import read_json, write_json
+from loramem.core.identity import digest
 from loramem.metrics.text import same
 from loramem.synthesis.completing import Answer, Ask, Completer, OnReply, Reply
 from loramem.synthesis.grounding import grounded
@@ -20,6 +25,8 @@ from loramem.synthesis.recipes import Portion
 from loramem.synthesis.supervision import Example, Made
 from loramem.synthesis.units import Unit
 
+WRITER_VERSION = 1
+"""Raised when the same answers give other examples: what was kept is then written again."""
 ROUNDS = 6
 """Rounds a counted part may take at most."""
 UNCOVERED_ROUNDS = 2
@@ -70,6 +77,7 @@ class ModelWriter:
         check: Whether items that the text does not bear out are left out (and counted); texts that rewrite the whole are
             held to the same measure.
         on_reply: Called after every reply, for progress.
+        kept: Folder of what was written for complete units; None: nothing is kept.
     """
 
     def __init__(
@@ -79,17 +87,21 @@ class ModelWriter:
         most_tokens: int = 2048,
         check: bool = True,
         on_reply: OnReply | None = None,
+        kept: Path | None = None,
     ):
         self.completer, self.most_tokens, self.check, self.on_reply = completer, most_tokens, check, on_reply
-        self.name = completer.name
+        self.name, self.kept = completer.name, kept
 
     def write(
         self, units: Sequence[Unit], portion: Portion, exclude: Collection[str]
     ) -> list[tuple[list[Example], Made]]:
         banned = _Banned(exclude)
+        paths = [self._path(unit, portion, exclude) for unit in units]
+        found = [self._finished(unit, path) for unit, path in zip(units, paths, strict=True)]
         states = [
             _State(unit, Made(unit.id, unit.document.id, portion.kind.name, asked=portion.n))
-            for unit in units
+            for unit, done in zip(units, found, strict=True)
+            if done is None
         ]
         fewest = min(
             (items_per_call(portion, unit.text, self.most_tokens) for unit in units), default=PER_CALL
@@ -102,9 +114,43 @@ class ModelWriter:
         if portion.kind.name == "iterative":
             for extra in range(1, UNCOVERED_ROUNDS + 1):
                 self._round(states, portion, last + extra, extra, banned)
-        for state in states:
-            state.account.written = len(state.examples)
-        return [(state.examples, state.account) for state in states]
+        rest = iter(states)
+        for place, path in enumerate(paths):
+            if found[place] is None:
+                state = next(rest)
+                state.account.written = len(state.examples)
+                found[place] = (state.examples, state.account)
+                whole = not state.account.failures or not state.account.shortfall
+                if (
+                    path is not None
+                    and whole
+                    and not (portion.kind.name == "iterative" and state.account.failures)
+                ):
+                    write_json(
+                        path, {"examples": [asdict(e) for e in state.examples], "made": asdict(state.account)}
+                    )
+        return [done for done in found if done is not None]
+
+    def _path(self, unit: Unit, portion: Portion, exclude: Collection[str]) -> Path | None:
+        """Where what is written for a unit is kept: by the model, what it is asked, and what it may not ask."""
+        if self.kept is None:
+            return None
+        key = digest([
+            WRITER_VERSION, self.completer.identity(), portion.label, portion.kind.instruction, unit.id, unit.text, unit.lead,
+            self.most_tokens, self.check, sorted(exclude),
+        ])  # fmt: skip
+        return self.kept / key[:2] / f"{key}.json"
+
+    def _finished(self, unit: Unit, path: Path | None) -> tuple[list[Example], Made] | None:
+        """What an earlier run wrote for a unit; None where it is not there, or not readable."""
+        if path is None or not path.exists():
+            return None
+        try:
+            row = read_json(path)
+            examples = [Example(**{**example, "span": unit.span}) for example in row["examples"]]
+            return examples, Made(**{**row["made"], "cached": row["made"]["calls"]})
+        except (InputError, KeyError, TypeError):
+            return None
 
     def _round(
         self, states: Sequence[_State], portion: Portion, round_: int, extra: int, banned: _Banned
