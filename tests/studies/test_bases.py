@@ -130,14 +130,19 @@ def test_a_loss_is_the_mean_over_answers_of_their_own(ran, bases):
     rows = read_jsonl(ran.store.reading_folder(task.identity(bases["llama"])) / "predictions.jsonl")
     by_hand = [-sum(row["gold_nats"]) / len(row["gold_nats"]) for row in rows]
     assert len(by_hand) == len(task.probes) > 0
-    assert answer_loss(candidate.tasks, bases["llama"], ran.store) == pytest.approx(sum(by_hand) / len(by_hand))
+    assert answer_loss(candidate.tasks, bases["llama"], ran.store) == pytest.approx(
+        sum(by_hand) / len(by_hand)
+    )
     assert answer_loss(candidate.tasks, bases["gpt2"], ran.store) is None, "no reading by that base"
 
 
 def test_expectations_compare_bases(ran, checkpoints):
     verdicts = {row["claim"]: row for row in ran.result.summary["verdicts"]}
     one, other = verdicts["gpt2 over llama"], verdicts["llama over gpt2"]
-    assert [c["cell"] for c in one["cells"]] == ["llama-phonebook-300-r2-module", "gpt2-phonebook-300-r2-module"]
+    assert [c["cell"] for c in one["cells"]] == [
+        "llama-phonebook-300-r2-module",
+        "gpt2-phonebook-300-r2-module",
+    ]
     assert "paired over 5 facts" in one["reason"]
     means = [c["mean"] for c in one["cells"]]
     assert {one["verdict"], other["verdict"]} == {"agrees", "disagrees"}
@@ -241,4 +246,6 @@ def test_the_command_runs_and_plans_every_base(loramem, checkpoints, tmp_path):
     )
     assert code == 0, error
     rows = pd.read_parquet(tmp_path / "one" / "results.parquet")
-    assert set(rows["base_name"]) == {str(checkpoints["qwen3"])} and "phonebook-300-closed" in set(rows["cell"])
+    assert set(rows["base_name"]) == {str(checkpoints["qwen3"])} and "phonebook-300-closed" in set(
+        rows["cell"]
+    )

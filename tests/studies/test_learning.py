@@ -394,7 +394,10 @@ def test_a_reader_keeps_the_questions_and_gives_its_own_answers(read_by, embedde
     )
     assert (row["asked"], row["calls"], row["written"]) == (48, 48, len(told))
     assert row["written"] + sum(row["failures"].values()) == 48
-    assert row["generator"] == "reader:embedded-small" and row["prompt_tokens"] > row["new_tokens"] > 0 < row["seconds"]
+    assert (
+        row["generator"] == "reader:embedded-small"
+        and row["prompt_tokens"] > row["new_tokens"] > 0 < row["seconds"]
+    )
 
 
 def test_a_reader_reads_the_document_of_the_question(read_by, embedded):
@@ -405,10 +408,7 @@ def test_a_reader_reads_the_document_of_the_question(read_by, embedded):
     texts = {document.id: document.text for document in source.documents}
     inside = [answer in texts[name] for (name, _), answer in told.items()]
     elsewhere = [
-        answer in text
-        for (name, _), answer in told.items()
-        for other, text in texts.items()
-        if other != name
+        answer in text for (name, _), answer in told.items() for other, text in texts.items() if other != name
     ]
     assert np.mean(inside) > np.mean(elsewhere) + 0.2 and known
 

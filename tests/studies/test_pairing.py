@@ -83,7 +83,9 @@ def test_a_document_per_fact_is_the_same_as_none(seed):
     plain = paired_difference(a, b)
     assert paired_difference(a, b, list(range(len(a)))) == plain
     assert paired_difference(a, b, [f"fact {n}" for n in range(len(a))]) == plain
-    assert paired_difference(a, b, ["one"] * len(a))[1:3] == pytest.approx([plain[0]] * 2), "nothing to draw from"
+    assert paired_difference(a, b, ["one"] * len(a))[1:3] == pytest.approx([plain[0]] * 2), (
+        "nothing to draw from"
+    )
 
 
 def test_the_order_of_facts_does_not_matter():
@@ -213,7 +215,9 @@ def test_a_verdict_over_documents_is_no_surer_than_they_are():
 def test_other_metrics_and_wordings_do_not_enter_a_verdict():
     a, b = [0.0] * 40, [1.0] * 40
     noise = [items_of(name, values, ["d"] * 40, metric="token_f1") for name, values in (("a", b), ("b", a))]
-    held = [items_of(name, values, ["d"] * 40).assign(probe="heldout") for name, values in (("a", b), ("b", a))]
+    held = [
+        items_of(name, values, ["d"] * 40).assign(probe="heldout") for name, values in (("a", b), ("b", a))
+    ]
     items = pd.concat([items_of("a", a, ["d"] * 40), items_of("b", b, ["d"] * 40), *noise, *held])
     cells = pd.DataFrame([cell_row("a", a, (0.0, 1.0)), cell_row("b", b, (0.0, 1.0))])
     claim = expectation(compare=[{"supervision": "a"}, {"supervision": "b"}], margin=0.9)

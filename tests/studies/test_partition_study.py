@@ -107,7 +107,9 @@ def test_rows_say_how_a_module_came_to_be(ran, bases, how, recipe):
     steps = [-(-2 * sum(sizes[n] for n in part) // 2) for part in parts]
     assert row["steps"] == round(sum(steps) / len(steps))
     seen = [2 * taken / sum(sizes[n] for n in part) for taken, part in zip(steps, parts, strict=True)]
-    assert row["exposures"] == pytest.approx(sum(seen) / len(seen)), "each module's own steps over its own examples"
+    assert row["exposures"] == pytest.approx(sum(seen) / len(seen)), (
+        "each module's own steps over its own examples"
+    )
     if recipe == "raw":
         learnt = [base.prompts.text_example(record.text) for record in source.records]
         assert row["supervision_tokens"] == sum(len(e.ids) - e.answer_start for e in learnt)
@@ -185,7 +187,9 @@ def test_in_context_a_part_reads_its_own_documents_only(ran):
     assert [[d.id for d in task.source.documents] for task in parts.tasks] == [[name] for name in PAPERS]
     assert [[d.id for d in task.source.documents] for task in whole.tasks] == [list(PAPERS)]
     rows = ran.rows[ran.rows["reading"] == "icl"].drop_duplicates(["cell"]).set_index("cell")
-    assert rows["partition"].to_dict()["papers-document-icl"] == "document" and rows["module_ids"].isna().all()
+    assert (
+        rows["partition"].to_dict()["papers-document-icl"] == "document" and rows["module_ids"].isna().all()
+    )
     cost = {row["cell"]: row for row in ran.result.info["contexts"]}
     assert cost["papers-document-icl"]["probes"] == cost["papers-corpus-icl"]["probes"] == len(whole.source.probes)  # fmt: skip
 
@@ -296,7 +300,9 @@ def test_supervision_that_cannot_be_made_leaves_the_other_cells(loramem, checkpo
     assert "gave no examples" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_ranks_snapshots_and_budgets_of_documents_without_a_size_have_a_report(loramem, checkpoints, tmp_path):
+def test_ranks_snapshots_and_budgets_of_documents_without_a_size_have_a_report(
+    loramem, checkpoints, tmp_path
+):
     """What is drawn over amounts written has no place for a number of documents, and says nothing."""
     path = write(
         tmp_path, supervision={"recipe": "raw"}, partition="document", readings=["module"], metrics=["exact_match"],

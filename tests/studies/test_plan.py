@@ -209,7 +209,9 @@ def test_choices_that_come_to_one_supervision_are_one_cell(llama):
     made = study(**PAPERS, supervision={"recipe": "qa:3", "check": [True, False]})
     assert len(made.supervisions) == 2
     plan = make_plan(made, llama)
-    assert [cell.slug for cell in plan.cells] == ["papers-closed", "papers-r1-module"] and len(plan.modules) == 1
+    assert [cell.slug for cell in plan.cells] == ["papers-closed", "papers-r1-module"] and len(
+        plan.modules
+    ) == 1
     # where names tell them apart, each choice has its cell, and the module is trained once
     named = make_plan(study(**PAPERS, supervision={"recipe": "qa:3", "error_rate": [0, 1e-9]}), llama)
     cells = {cell.slug: cell for cell in named.cells if cell.stem == "module"}

@@ -9,7 +9,10 @@ import yaml
 
 from tinystudy import PHONES, body
 
-PAPERS = {"sources": {"papers": {"name": "almanac-papers", "documents": 1, "questions": 1}}, "modules__spec__rank": [1]}
+PAPERS = {
+    "sources": {"papers": {"name": "almanac-papers", "documents": 1, "questions": 1}},
+    "modules__spec__rank": [1],
+}
 SWEEP = {"sweep": [0.01], "dev_tokens": 50}
 URL = "http://localhost:9/v1"
 LIMIT = {"papers": {"metric": "exact_match", "thresholds": [0.9]}}
@@ -103,7 +106,9 @@ def test_what_only_the_source_knows_is_said_before_training(loramem, checkpoints
     )
     assert code == 2 and "Traceback" not in said + error
     error = " ".join(error.split())
-    assert "supervision: phonebook, qa:2: generator exact: source 'phonebook': its facts are not known" in error
+    assert (
+        "supervision: phonebook, qa:2: generator exact: source 'phonebook': its facts are not known" in error
+    )
     assert "supervision: phonebook, published: recipe published: source 'phonebook' comes without" in error
     assert "phonebook, summary:2: generator exact" in error, "a reader is asked perfect questions"
     assert "train:" not in said

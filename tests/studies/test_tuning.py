@@ -99,9 +99,7 @@ def test_the_chosen_rate_stands_in_the_grid_and_the_study_is_not_changed(swept, 
 def test_dev_facts_are_none_of_the_study(swept, bases):
     made, _, _ = swept
     dev = {
-        record.id
-        for c in plan_sweeps(made, bases["llama"])["phonebook"]
-        for record in only(c).source.records
+        record.id for c in plan_sweeps(made, bases["llama"])["phonebook"] for record in only(c).source.records
     }
     own = {
         r.id
@@ -133,7 +131,8 @@ def test_no_rate_that_can_be_trained_ends_the_run(bases, tmp_path):
     lr = {"sweep": [1e30, 2e30], "dev_tokens": 100}
     made = study(**PHONES, **{**SWEPT, "modules__optimizer": {"lr": lr, "batch": 2, "clip": None}})
     with pytest.raises(
-        RunFailed, match=r"no setting of 1e\+30 for steps=20, 2e\+30 for steps=20 could be trained at rank 2 on phonebook"
+        RunFailed,
+        match=r"no setting of 1e\+30 for steps=20, 2e\+30 for steps=20 could be trained at rank 2 on phonebook",
     ):
         tuned(made, bases["llama"], tmp_path)
 

@@ -130,6 +130,8 @@ def told(account: dict) -> list[str]:
     if barren := [name for name, row in account["documents"].items() if not row["written"]]:
         more = f" and {len(barren) - 5} more" if len(barren) > 5 else ""
         lines.append(f"  nothing was written of {', '.join(barren[:5])}{more}")
+    if account["cut_tokens"]:
+        lines.append(f"  {account['cut_tokens']:,} tokens of the documents did not fit the reader's context")
     if account["failures"].get("too-long"):
         lines.append(
             "  too long for the generator's context: cut the documents with --partition chunk --chunking TOKENS"

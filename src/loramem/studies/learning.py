@@ -269,7 +269,7 @@ def account(
         "partition": how, "parts": len(found), "units": len({one.unit for one in made.made}),
         "examples": len(made.examples), "tokens": sum(learnt.tokens for learnt in found),
         **{name: sum(getattr(one, name) for one in made.made)
-           for name in ("asked", "written", "shortfall", "duplicates", "ungrounded", "calls", "cached", "prompt_tokens", "new_tokens", "seconds")},
+           for name in ("asked", "written", "shortfall", "duplicates", "ungrounded", "calls", "cached", "prompt_tokens", "new_tokens", "seconds", "cut_tokens")},
         "cost": sum(costs) if costs else None, "failures": failures,
         "covered": _share(facts) if facts else None,
         "error_rate": sum(one.wrong or 0 for one in valued) / values if values else None,

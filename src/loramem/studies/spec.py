@@ -255,7 +255,12 @@ def _choices(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
                     f"budget.{name} is swept, so optimizer.lr must be: {{sweep: [...], dev_tokens: N}}"
                 )
             lengths = LengthSweep.model_validate(value).sweep
-            axes.append([("budget", name, int(one) if name == "steps" and one == int(one) else one) for one in lengths])
+            axes.append(
+                [
+                    ("budget", name, int(one) if name == "steps" and one == int(one) else one)
+                    for one in lengths
+                ]
+            )
     found = []
     for chosen in itertools.product(*axes):
         point = copy.deepcopy(settings)

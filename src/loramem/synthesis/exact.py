@@ -125,8 +125,9 @@ class Reader:
         done = self.exact.write(units, portion, exclude)
         prompts, began = self.base.prompts, time.perf_counter()
         asks: list[Request] = []
-        for unit, (examples, _) in zip(units, done, strict=True):
-            prefix, _cut = prompts.fit_context(unit.text, [e.prompt for e in examples], reserve=ANSWER_TOKENS)
+        for unit, (examples, account) in zip(units, done, strict=True):
+            questions = [e.prompt for e in examples]
+            prefix, account.cut_tokens = prompts.fit_context(unit.text, questions, reserve=ANSWER_TOKENS)
             asks += [
                 Request(tuple(prompts.suffix(e.prompt)), None, ANSWER_TOKENS, prefix=tuple(prefix))
                 for e in examples

@@ -59,6 +59,7 @@ class Made:
         facts, covered: Facts of the unit and those some example is about; None where facts are not known.
         values, wrong: Values stated and how many of them are not what the document says; None where not known.
         calls, prompt_tokens, new_tokens, seconds, cost: Spent on it, cached answers included; cost None without prices.
+        cut_tokens: Tokens of the text that did not fit the context of a base that reads it.
         cached: Calls answered from the cache: nothing was spent on them this time.
     """
 
@@ -77,6 +78,7 @@ class Made:
     wrong: int | None = None
     calls: int = 0
     cached: int = 0
+    cut_tokens: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
     seconds: float = 0.0
