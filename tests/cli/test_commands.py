@@ -36,6 +36,7 @@ def test_a_study_runs_on_every_family_and_again_from_the_store(loramem, checkpoi
         "results.parquet",
         "items.parquet",
         "summary.json",
+        "supervision.json",
         "report.html",
         "figures",
         "tables",
@@ -91,7 +92,7 @@ def test_a_capacity_study_goes_from_sweeps_to_limits(loramem, checkpoints, tmp_p
     rows = pd.read_parquet(out / "results.parquet")
     assert rows.loc[rows["metric"].str.startswith("t_max"), "size_tokens"].isna().all()
     page = (out / "report.html").read_text()
-    assert "Learning rates" in page and "Capacity: limits" in page and "fixed 3 steps" in page
+    assert "Settings chosen on dev splits" in page and "Capacity: limits" in page and "fixed 3 steps" in page
     assert "whose passages hold" in page and loramem("study", "report", out)[0] == 0
     code, said, error = loramem("study", "compare", out, out, "--metric", "answer_nll")
     assert code == 0 and "only in" not in said, error

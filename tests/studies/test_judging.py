@@ -254,7 +254,7 @@ def test_points_are_not_drawn_on_axes_in_per_cent(read_once, judged_by, tmp_path
     judged_by(Script(eight, "drawn"))
     result = go(store, bases["llama"], tmp_path, **{**JUDGED, "metrics": ["judge", "rouge_l"]})
     cells = pd.DataFrame(result.summary["cells"])
-    assert _first_metrics(cells) == [("rouge_l", "trained")]
+    assert _first_metrics(cells) == [("rouge_l", "heldout"), ("rouge_l", "trained")]
     assert _first_metrics(cells[cells["metric"] == "judge"]) == []
     (table,) = text_tables(
         {**result.summary, "cells": [c for c in result.summary["cells"] if c["metric"] == "judge"]}

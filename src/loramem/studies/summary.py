@@ -44,6 +44,8 @@ def interval_of(items: pd.DataFrame, highest: float) -> tuple[float, float, floa
         if sums.size == 0:
             return (math.nan,) * 3
         found.append(mean_interval(sums / highest, counts, binary=binary))
+        if found[0][0] in (0.0, 1.0):
+            break  # all alike: nothing varies between documents, and Wilson over so few of them would say nothing
     return highest * found[0][0], highest * min(f[1] for f in found), highest * max(f[2] for f in found)
 
 
