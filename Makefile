@@ -10,7 +10,7 @@ demo: $(STAMP)
 	"$(BIN)/loramem" study run quick
 
 test: $(STAMP)
-	"$(BIN)/python" -m pytest
+	"$(BIN)/python" -m pytest -n 2
 
 soak: $(STAMP)
 	"$(BIN)/python" -m pytest -m slow

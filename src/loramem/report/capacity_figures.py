@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from loramem.report.figures import MARKERS, TITLES, load_axis, palette, percent_axis, rank_axis
+from loramem.studies.findings import protocol_name
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8f5aa8")
 
@@ -194,19 +195,6 @@ def protocols(cells: pd.DataFrame, source: str, metric: str) -> Figure:
         *axis.get_legend_handles_labels(), fontsize=7.5, frameon=False, loc="outside lower center", ncols=2
     )
     return figure
-
-
-def protocol_name(budget: str) -> str:
-    """A budget's label for people.
-
-    >>> protocol_name("steps=400"), protocol_name("plateau<=60")
-    ('fixed 400 steps', 'to a plateau (<= 60 exposures)')
-    """
-    if budget.startswith("steps="):
-        return f"fixed {budget.removeprefix('steps=')} steps"
-    if budget.startswith("exposures="):
-        return f"constant {budget.removeprefix('exposures=')} exposures"
-    return f"to a plateau (<= {budget.removeprefix('plateau<=')} exposures)"
 
 
 def beyond(cells: pd.DataFrame, source: str) -> Figure:

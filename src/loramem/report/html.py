@@ -13,10 +13,9 @@ from rich.table import Table
 
 from loramem.core.files import write_text
 from loramem.metrics.scorers import METRICS
-from loramem.report.capacity_figures import protocol_name
 from loramem.report.figures import TITLES, reading_key, reading_name
 from loramem.report.gallery import draw
-from loramem.studies.findings import Findings, analysis_of, main_budget
+from loramem.studies.findings import Findings, analysis_of, main_budget, protocol_name
 from loramem.studies.progress import clock
 
 

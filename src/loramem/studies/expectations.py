@@ -91,6 +91,11 @@ def judge(expectation: Expectation, cells: pd.DataFrame, items: pd.DataFrame | N
         if "probe" not in selector and (known["probe"] == expectation.probe).any():
             own = known[known["probe"] == expectation.probe]  # a metric of one phrasing needs no choice
         match = select(own, selector)
+        if (
+            len(match) > 1 and "budget" not in selector
+        ):  # of several protocols the study's own, not those of its contrasts
+            main = cells["budget"].dropna()
+            match = match[match["budget"].isna() | (match["budget"] == main.iloc[0])] if len(main) else match
         if len(match) != 1:
             reason = (
                 "no such cell"

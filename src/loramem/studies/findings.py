@@ -59,6 +59,19 @@ def main_budget(summary: dict, source: str) -> str | None:
     return max(dict.fromkeys(labels), key=labels.count) if labels else None
 
 
+def protocol_name(budget: str) -> str:
+    """A budget's label for people.
+
+    >>> protocol_name("steps=400"), protocol_name("plateau<=60")
+    ('fixed 400 steps', 'to a plateau (<= 60 exposures)')
+    """
+    if budget.startswith("steps="):
+        return f"fixed {budget.removeprefix('steps=')} steps"
+    if budget.startswith("exposures="):
+        return f"constant {budget.removeprefix('exposures=')} exposures"
+    return f"to a plateau (<= {budget.removeprefix('plateau<=')} exposures)"
+
+
 def difference(a: pd.Series, b: pd.Series) -> tuple[float, float, float]:
     """b - a of two cells' means with a 95 % interval from theirs (MOVER, Newcombe 1998).
 

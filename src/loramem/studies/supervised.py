@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from loramem.studies.findings import cells_of, points, share, verb
+from loramem.studies.findings import cells_of, main_budget, points, share, verb
 
 METRICS = ("judge", "exact_match", "rouge_l", "token_f1")
 """Which score carries the answer: the first that was measured."""
@@ -23,10 +23,28 @@ def leading(summary: dict, source: str) -> tuple[str, str] | None:
     return None
 
 
-def modules_of(summary: dict, source: str, metric: str, probe: str) -> pd.DataFrame:
-    """The modules of a source as they ended, in the order of the study, with a result."""
+def modules_of(
+    summary: dict, source: str, metric: str, probe: str, budget: str | None = None
+) -> pd.DataFrame:
+    """The modules of a source as they ended, in the order of the study, with a result.
+
+    Args:
+        budget: A protocol; by default that of the main grid, all of them where each base has its own.
+    """
     table = cells_of(summary, source=source, metric=metric, probe=probe, reading="module")
-    return table[table["mean"].notna()] if len(table) else table
+    if table.empty:
+        return table
+    if budget is None and table["base_name"].nunique() == 1:
+        budget = main_budget(summary, source)
+    table = table[table["mean"].notna()]
+    return table if budget is None else table[table["budget"] == budget]
+
+
+def budgets_of(summary: dict, source: str) -> list[str]:
+    """Protocols of a source's modules, that of the main grid first."""
+    main = main_budget(summary, source)
+    own = [c["budget"] for c in summary["cells"] if c["source"] == source and c["reading"] == "module"]
+    return [main, *(label for label in dict.fromkeys(own) if label != main)] if main else []
 
 
 def paired(summary: dict, a: str, b: str, metric: str, probe: str) -> tuple[float, float, float] | None:

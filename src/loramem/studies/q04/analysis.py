@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from loramem.studies.findings import Findings
-from loramem.studies.supervised import clearly, compared, leading, modules_of, steps
+import pandas as pd
+
+from loramem.studies.findings import Findings, protocol_name
+from loramem.studies.supervised import budgets_of, clearly, compared, leading, modules_of, steps
 
 PUBLISHED = (
     "Paper (PaperQA, one module, 1,000 steps, judged 0 to 10, one seed): QA 10/20/40, summaries 2/4/8 and rewrites 1/2/4 per document "
@@ -14,34 +16,39 @@ SOURCE = "papers"
 
 
 def analyse(summary: dict) -> Findings:
-    """Sentences: against raw, by amount, and the order of formats at their largest amounts."""
+    """Sentences per protocol: against raw, by amount, and the order of formats at their largest amounts."""
     lead = leading(summary, SOURCE)
     if lead is None:
         return Findings(())
-    table = modules_of(summary, SOURCE, *lead)
-    raw = next((cell for _, cell in table.iterrows() if cell["supervision"] == "raw"), None)
     answer: list[str] = []
-    largest = {name: found[-1] for name in FORMATS if (found := steps(table, name))}
-    if raw is not None:
-        others = [cell for name in FORMATS for cell in steps(table, name)]
-        words = [clearly(summary, cell, raw) for cell in others]
-        answer.append(
-            f"Against the text itself, {words.count('more')} of {len(words)} supervisions write clearly more, "
-            f"{words.count('less')} clearly less; {words.count('open')} are not told apart."
-        )
-        answer += [
-            f"{text[0].upper()}{text[1:]}."
-            for cell in largest.values()
-            if (text := compared(summary, cell, raw))
-        ]
-    for name, called in FORMATS.items():
-        found = steps(table, name)
-        if len(found) > 1 and (text := compared(summary, found[-1], found[0])):
-            answer.append(f"More {called}: {text}.")
-    order = list(largest)
-    for upper, lower in zip(order, order[1:], strict=False):
-        if text := compared(summary, largest[upper], largest[lower]):
-            answer.append(f"{FORMATS[upper].capitalize()} or {FORMATS[lower]}: {text}.")
+    for number, budget in enumerate(budgets_of(summary, SOURCE)):
+        found = _sentences(summary, modules_of(summary, SOURCE, *lead, budget))
+        if number:
+            found = [f"{protocol_name(budget)}: {sentence}" for sentence in found]
+        answer += found
     return Findings(
         tuple(answer), PUBLISHED, (("by_supervision", SOURCE), ("by_level", SOURCE), ("per_token", SOURCE))
     )
+
+
+def _sentences(summary: dict, table: pd.DataFrame) -> list[str]:
+    raw = next((cell for _, cell in table.iterrows() if cell["supervision"] == "raw"), None)
+    answer: list[str] = []
+    largest = {name: found[-1] for name in FORMATS if (found := steps(table, name))}
+    if raw is not None and largest:
+        others = [cell for name in FORMATS for cell in steps(table, name)]
+        words = [clearly(summary, cell, raw) for cell in others]
+        answer.append(
+            f"against the text itself, {words.count('more')} of {len(words)} supervisions write clearly more, "
+            f"{words.count('less')} clearly less; {words.count('open')} are not told apart."
+        )
+        answer += [f"{text}." for cell in largest.values() if (text := compared(summary, cell, raw))]
+    for name, called in FORMATS.items():
+        found = steps(table, name)
+        if len(found) > 1 and (text := compared(summary, found[-1], found[0])):
+            answer.append(f"more {called}: {text}.")
+    order = list(largest)
+    for upper, lower in zip(order, order[1:], strict=False):
+        if text := compared(summary, largest[upper], largest[lower]):
+            answer.append(f"{FORMATS[upper]} or {FORMATS[lower]}: {text}.")
+    return answer

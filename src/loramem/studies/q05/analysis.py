@@ -27,7 +27,7 @@ def analyse(summary: dict) -> Findings:
         best = max(parts, key=lambda part: part["mean"])
         words.append(clearly(summary, cell, best))
         if text := compared(summary, cell, best):
-            sentences.append(f"{text[0].upper()}{text[1:]}.")
+            sentences.append(f"{text}.")
     if not words:
         return Findings(())
     first = (

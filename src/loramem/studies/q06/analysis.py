@@ -22,9 +22,7 @@ def analyse(summary: dict) -> Findings:
     pairs = list(zip(cells[1:], cells, strict=False))
     if len(cells) > 2:
         pairs.insert(0, (cells[-1], cells[0]))
-    answer = [
-        f"{text[0].upper()}{text[1:]}." for b, a in pairs if (text := compared(summary, b, a, "base_name"))
-    ]
+    answer = [f"{text}." for b, a in pairs if (text := compared(summary, b, a, "base_name"))]
     for row in summary["sweeps"]:
         edge = ", at the edge of what was tried" if row["at_edge"] else ""
         answer.append(
