@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from loramem.studies.findings import Findings
-from loramem.studies.supervised import clearly, compared, leading, modules_of
+import pandas as pd
+
+from loramem.studies.findings import Findings, protocol_name
+from loramem.studies.supervised import budgets_of, clearly, compared, leading, modules_of
 
 PUBLISHED = (
     "Paper (PaperQA, judged 0 to 10, one seed, Llama-3.1-8B / Qwen3-8B): raw 3.187/4.587; QA40 5.893/5.409; raw+QA40 6.300/5.371; "
@@ -13,11 +15,20 @@ SOURCE = "papers"
 
 
 def analyse(summary: dict) -> Findings:
-    """Per mixture: against the best of its parts that was trained alone, and against the text."""
+    """Per protocol and sum of formats: against the best of its parts that was trained alone."""
     lead = leading(summary, SOURCE)
     if lead is None:
         return Findings(())
-    table = modules_of(summary, SOURCE, *lead)
+    answer: list[str] = []
+    for number, budget in enumerate(budgets_of(summary, SOURCE)):
+        found = _sentences(summary, modules_of(summary, SOURCE, *lead, budget))
+        answer += [f"{protocol_name(budget)}: {sentence}" for sentence in found] if number else found
+    return Findings(
+        tuple(answer), PUBLISHED, (("by_supervision", SOURCE), ("by_level", SOURCE), ("per_token", SOURCE))
+    )
+
+
+def _sentences(summary: dict, table: pd.DataFrame) -> list[str]:
     cells = {str(cell["supervision"]): cell for _, cell in table.iterrows()}
     sentences, words = [], []
     for recipe, cell in cells.items():
@@ -29,13 +40,9 @@ def analyse(summary: dict) -> Findings:
         if text := compared(summary, cell, best):
             sentences.append(f"{text}.")
     if not words:
-        return Findings(())
+        return []
     first = (
-        f"Of {len(words)} sums of formats, {words.count('more')} write clearly more than the best of their parts, "
+        f"of {len(words)} sums of formats, {words.count('more')} write clearly more than the best of their parts, "
         f"{words.count('less')} clearly less; {words.count('open')} are not told apart from it."
     )
-    return Findings(
-        (first, *sentences),
-        PUBLISHED,
-        (("by_supervision", SOURCE), ("by_level", SOURCE), ("per_token", SOURCE)),
-    )
+    return [first, *sentences]
