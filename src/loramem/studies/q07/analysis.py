@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from loramem.studies.findings import Findings
-from loramem.studies.supervised import compared, leading, modules_of
+from loramem.studies.findings import Findings, listed, points, share, verb
+from loramem.studies.supervised import clearly, leading, modules_of, paired
 
 PUBLISHED = (
     "Paper (PaperQA, 20 pairs a document, judged 0 to 10, one seed): Llama raw 3.19, own 8B 4.46, GPT-4.1 5.47; Qwen 4.59, 4.84, 5.14. "
@@ -29,16 +29,30 @@ def analyse(summary: dict) -> Findings:
         if row["source"] == SOURCE and row["supervision"] != "raw" and row["split"] == "test"
     }
     answer: list[str] = []
+    if exact is not None:
+        answer.append(f"exact pairs give {share(exact)}.")
     for _, cell in written.iterrows():
         rate = rates.get(cell["generator"])
-        wrong = "" if rate is None or pd.isna(rate) else f" ({100 * rate:.0f} % of its values wrong)"
-        rival = exact if exact is not None and cell["cell"] != exact["cell"] else raw
-        if rival is not None and (text := compared(summary, cell, rival, "generator")):
-            answer.append(f"{cell['generator']}{wrong}: {text}.".replace("source ", "the text itself "))
+        wrong = "" if rate is None or pd.isna(rate) else f", {100 * rate:.0f} % of its values wrong,"
+        if exact is None or cell["cell"] == exact["cell"]:
+            continue
+        if found := paired(summary, cell["cell"], exact["cell"], *lead):
+            word = verb(
+                found[1],
+                found[2],
+                "more than exact pairs",
+                "less than exact pairs",
+                "not clearly different from exact pairs",
+            )
+            answer.append(f"{cell['generator']}{wrong} gives {share(cell)}: {word} ({points(*found)}).")
     if raw is not None:
-        for _, cell in written.iterrows():
-            if cell is not exact and (text := compared(summary, cell, raw, "generator")):
-                answer.append(f"Against the text: {text}.".replace("source ", "the text itself "))
-    return Findings(
-        tuple(dict.fromkeys(answer)), PUBLISHED, (("by_generator", SOURCE), ("by_supervision", SOURCE))
-    )
+        words = {str(cell["generator"]): clearly(summary, cell, raw) for _, cell in written.iterrows()}
+        for word, said in (
+            ("more", "clearly more"),
+            ("open", "no clear difference"),
+            ("less", "clearly less"),
+        ):
+            names = [name for name, found in words.items() if found == word]
+            if names:
+                answer.append(f"against the text itself ({share(raw)}), {said}: {listed(names)}.")
+    return Findings(tuple(answer), PUBLISHED, (("by_generator", SOURCE), ("by_supervision", SOURCE)))
