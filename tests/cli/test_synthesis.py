@@ -21,7 +21,7 @@ import yaml
 from loramem.sources.folder import FolderConfig, build
 from loramem.synthesis.prompts import AGAIN
 from loramem.synthesis.supervision import load
-from synthesis.scripts import as_value, facts, hall, lamps, pair
+from synthesis.scripts import as_value, facts, hall, lamps, pair, told
 from synthesis.server import Server, cut, hang, raw, says, status
 
 NAMES = ("ada", "bela", "cid")
@@ -48,13 +48,13 @@ def respond(body: dict) -> str:
     """What the models write: `m` on the lamps in order, from the last one where it is told to look elsewhere; `other` one
     question of `m` at first, then in words of its own."""
     prompt = body["messages"][-1]["content"]
-    most = body["response_format"]["json_schema"]["schema"]["properties"]["items"]["maxItems"]
+    most = told(prompt)
     items = lamps(prompt)[:: -1 if AGAIN in prompt else 1]
     if body["model"] == "other":
         text, _, rest = prompt.partition("</text>")
         known = set(re.findall(r"lamp (\S+-\d+) of the", rest))
-        told = [tuple(one.rsplit("-", 1)) for one in re.findall(r"Lamp (\S+-\d+) hangs", text)]
-        own = [(f"In which hall is lamp {name}-{n} of the house?", f"Hall {hall(int(n))}") for name, n in told if f"{name}-{n}" not in known]  # fmt: skip
+        hung = [tuple(one.rsplit("-", 1)) for one in re.findall(r"Lamp (\S+-\d+) hangs", text)]
+        own = [(f"In which hall is lamp {name}-{n} of the house?", f"Hall {hall(int(n))}") for name, n in hung if f"{name}-{n}" not in known]  # fmt: skip
         level = re.search(r"outright|belong together|how the text is built", prompt)
         own = [(f"{question} ({level[0] if level else ''})", said) for question, said in own]
         items = own if "Already written" in prompt else [*items[:1], *own]

@@ -47,6 +47,13 @@ def wanted(ask: Ask) -> int:
     return ask.schema["properties"]["items"]["maxItems"]
 
 
+def told(prompt: str) -> int:
+    """How many items the words of a prompt ask for: an endpoint is sent a schema without limits."""
+    found = re.search(r"(?:Write|Choose|List|most|text) (\d+) ", prompt.rpartition("</text>")[2])
+    assert found, prompt
+    return int(found[1])
+
+
 def as_value(items: Sequence[Item]) -> dict:
     """The JSON of an answer with these items; those without a question are texts."""
     return {"items": [{"question": q, "answer": a} if q else {"text": a} for q, a in items]}

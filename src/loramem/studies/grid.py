@@ -14,7 +14,7 @@ from loramem.core.errors import Faults, InputError, nearest
 # Fields whose own value may be a list; a list is an axis there only if it holds lists or group names.
 _LIST_VALUED = {"targets", "layers", "modules"}
 # Mappings that are settings of their own, not a choice by source or rank.
-_SETTINGS = ({"max_exposures", "window", "min_fall", "patience", "cooldown"}, {"sweep", "dev_tokens"})
+_SETTINGS = ({"max_exposures", "window", "min_fall", "patience", "cooldown"}, {"sweep", "dev_tokens", "by"})
 _GROUPS = {"all-linear", "attention", "mlp", "all", "first-half", "second-half"}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -43,6 +43,9 @@ class Sweep(Config):
     """Rates to try, each with training seed 0 and everything else as in the grid."""
     dev_tokens: Annotated[int, Field(ge=1)]
     """Tokens of the dev split: knowledge that no slice of the study holds (PITFALLS 44)."""
+    by: Literal["loss", "exact_match"] = "loss"
+    """What decides: the loss on the answers, or how many are given back exactly (the loss breaks ties). Where questions are asked
+    in other words than were learnt, the loss of a sure but wrong answer grows while more answers become right."""
 
 
 class LengthSweep(Config):
@@ -152,12 +155,14 @@ class Point:
         config: Its settings; while some are still to be chosen, the first ones tried.
         tried: All settings to choose from; empty where there is nothing to choose.
         dev_tokens: Size of the dev split on which they are tried.
+        by: What decides among them (`Sweep.by`).
         sizes: The source sizes it is confined to, or None.
     """
 
     config: ModuleConfig
     tried: tuple[ModuleConfig, ...] = ()
     dev_tokens: int = 0
+    by: str = "loss"
     sizes: tuple[int, ...] | None = None
 
 
@@ -213,10 +218,11 @@ def _points(file: StudyFile, source: str) -> list[Point]:
         sizes = tuple(changes["sizes"]) if "sizes" in changes else None
         for settings in grid.expand(body["modules"], source=source):
             try:
-                tried, dev_tokens = _choices(settings)
+                tried, sweep = _choices(settings)
                 configs = [ModuleConfig.model_validate(one) for one in tried]
-                swept = tuple(configs) if dev_tokens else ()
-                point = Point(configs[0], swept, dev_tokens, sizes)
+                swept = tuple(configs) if sweep else ()
+                dev_tokens, by = (sweep.dev_tokens, sweep.by) if sweep else (0, "loss")
+                point = Point(configs[0], swept, dev_tokens, by, sizes)
                 known = found.setdefault((point.config, point.tried), point)
                 if known.sizes is not None:  # named by several contrasts: at the sizes of each
                     wider = None if sizes is None else tuple(sorted({*known.sizes, *sizes}))
@@ -235,8 +241,8 @@ def _points(file: StudyFile, source: str) -> list[Point]:
     return list(found.values())
 
 
-def _choices(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
-    """Every combination of swept settings of one point, and the size of the dev split (0: nothing is swept).
+def _choices(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], Sweep | None]:
+    """Every combination of swept settings of one point, and the sweep (None: nothing is swept).
 
     Raises:
         ValidationError: a malformed sweep.
@@ -267,7 +273,7 @@ def _choices(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
         for part, name, value in chosen:
             point[part][name] = value
         found.append(point)
-    return found, sweep.dev_tokens if sweep is not None else 0
+    return found, sweep
 
 
 C = TypeVar("C", bound=Config)

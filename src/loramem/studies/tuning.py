@@ -3,7 +3,8 @@
 A study that compares ranks or bases at one rate compares how well that rate suits each of them (PITFALLS 43); settings
 chosen on the test facts are no longer tested on them (PITFALLS 44). So every point of the grid whose rate is
 `{sweep: [...], dev_tokens: N}` (and, where given, whose budget is a sweep) is trained at every setting on N tokens of the
-source's dev split, and the setting with the lowest loss on the answers is taken. The modules lie in the store like any other.
+source's dev split, and the setting with the lowest loss on the answers is taken, or (`by: exact_match`) the one that gives
+back most of them. The modules lie in the store like any other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from loramem.answering.readings import ReadingTask
 from loramem.base.model import Base
 from loramem.core.errors import RunFailed
 from loramem.core.files import read_jsonl
+from loramem.metrics.scorers import METRICS
 from loramem.modules.recipe import ModuleConfig
 from loramem.modules.store import Store
 from loramem.sources.catalogue import Source, load_dev
@@ -99,7 +101,7 @@ def tune(
         points[key] = []
         for point in own:
             tried = [
-                (c.config, answer_loss(c.tasks, base, store))
+                (c.config, answer_loss(c.tasks, base, store), answers_right(c.tasks, base, store))
                 for c in planned.get(key, ())
                 if c.point == point
             ]
@@ -110,21 +112,31 @@ def tune(
             points[key].append(replace(point, config=best, tried=()))
             chosen.append({
                 "base": base.name, "source": key, "rank": point.config.spec.rank, "budget": best.budget.label,
-                "dev_tokens": point.dev_tokens, "lr": best.optimizer.lr,
-                "tried": [{"lr": c.optimizer.lr, "budget": c.budget.label, "nats_per_token": loss} for c, loss in tried],
-                "swept": _swept([config for config, _ in tried]), "at_edge": _at_edge(best, [config for config, _ in tried]),
+                "dev_tokens": point.dev_tokens, "lr": best.optimizer.lr, "by": point.by,
+                "tried": [
+                    {"lr": c.optimizer.lr, "budget": c.budget.label, "nats_per_token": loss, "exact_match": right}
+                    for c, loss, right in tried
+                ],
+                "swept": _swept([config for config, _, _ in tried]),
+                "at_edge": _at_edge(best, [config for config, _, _ in tried]),
             })  # fmt: skip
     return study.with_rates(points, chosen)
 
 
-def _best(source: str, point: Point, tried: list[tuple[ModuleConfig, float | None]]) -> ModuleConfig:
-    good = [(loss, number) for number, (_, loss) in enumerate(tried) if loss is not None]
+def _best(
+    source: str, point: Point, tried: list[tuple[ModuleConfig, float | None, float | None]]
+) -> ModuleConfig:
+    good = [
+        (-(right or 0.0) if point.by == "exact_match" else 0.0, loss, number)
+        for number, (_, loss, right) in enumerate(tried)
+        if loss is not None
+    ]
     if not good:
-        rates = ", ".join(f"{config.optimizer.lr:g} for {config.budget.label}" for config, _ in tried)
+        rates = ", ".join(f"{config.optimizer.lr:g} for {config.budget.label}" for config, _, _ in tried)
         raise RunFailed(
             f"no setting of {rates} could be trained at rank {point.config.spec.rank} on {source}"
         )
-    return tried[min(good)[1]][0]
+    return tried[min(good)[2]][0]
 
 
 def _swept(tried: list[ModuleConfig]) -> list[str]:
@@ -157,3 +169,16 @@ def answer_loss(tasks: tuple[ReadingTask, ...], base: Base, store: Store) -> flo
         assert len(own) == len(task.probes), (len(own), len(task.probes))
         losses += own
     return sum(losses) / len(losses) if losses else None
+
+
+def answers_right(tasks: tuple[ReadingTask, ...], base: Base, store: Store) -> float | None:
+    """Share of the dev questions answered exactly; None without a reading, or where nothing is answered in words."""
+    metric = METRICS.get("exact_match")
+    scores: list[float] = []
+    for task in tasks:
+        reading = task.identity(base)
+        if not store.has_reading(reading):
+            return None
+        rows = {row["probe"]: row for row in read_jsonl(store.reading_folder(reading) / "predictions.jsonl")}
+        scores += [metric.score(p, rows[p.id]) or 0.0 for p in task.probes if metric.applies(p)]
+    return sum(scores) / len(scores) if scores else None
