@@ -9,6 +9,7 @@ import torch
 
 from loramem.core.errors import InputError, RunFailed
 from loramem.modules.bank import Bank
+from loramem.modules.recipe import ModuleConfig
 from loramem.modules.runs import Block
 from loramem.modules.store import Store
 from loramem.studies.cells import ModulePlan
@@ -16,7 +17,8 @@ from loramem.studies.execute import Outcome
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
 from loramem.studies.run import dry_run, execute
-from loramem.studies.tuning import Candidate, plan_sweeps, tune
+from loramem.studies.spec import Point
+from loramem.studies.tuning import Candidate, _best, plan_sweeps, tune
 from tinystudy import PHONES, study
 
 RATES = [0.001, 0.05, 1e30]
@@ -83,7 +85,8 @@ def test_the_rate_of_the_lowest_loss_on_the_dev_split_is_taken(swept, bases):
 
 def test_a_rate_that_diverges_has_no_loss_and_no_module(swept, bases):
     made, done, store = swept
-    assert done.chosen[0]["tried"][2] == {"lr": 1e30, "budget": "steps=20", "nats_per_token": None}
+    failed = {"lr": 1e30, "budget": "steps=20", "nats_per_token": None, "exact_match": None}
+    assert done.chosen[0]["tried"][2] == failed
     ids = [only(c).id for c in plan_sweeps(made, bases["llama"])["phonebook"]]
     assert [store.has_module(identity) for identity in ids] == [True, True, False]
 
@@ -190,3 +193,17 @@ def test_a_rate_chosen_twice_is_one_module_and_one_cell(bases, tmp_path):
     )
     asked = {c["size_tokens"]: c for c in result.summary["cells"] if c["reading"] == "module" and c["probe"] == "trained"}  # fmt: skip
     assert {size: cell["n"] for size, cell in asked.items()} == {s: c["facts"] for s, c in asked.items()}
+
+
+def test_a_sweep_by_exact_match_takes_the_setting_that_gives_back_most():
+    config = ModuleConfig.model_validate(
+        {"spec": {"rank": 2}, "budget": {"steps": 3}, "optimizer": {"lr": 0.1, "batch": 2}}
+    )
+    slow = at_rate_of(config, 0.01)
+    tried = [(config, 2.0, 0.5), (slow, 1.0, 0.25), (at_rate_of(config, 0.2), 1.5, 0.5)]
+    assert _best("s", Point(config, (), 1, "loss"), tried) == slow
+    assert _best("s", Point(config, (), 1, "exact_match"), tried).optimizer.lr == 0.2, "the loss breaks ties"
+
+
+def at_rate_of(config, lr):
+    return config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"lr": lr})})
