@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 
-from loramem.studies.findings import cells_of, main_budget, points, share, verb
+from loramem.studies.findings import cells_of, main_budget, points, protocol_name, share, verb
 
 METRICS = ("judge", "exact_match", "rouge_l", "token_f1")
 """Which score carries the answer: the first that was measured."""
@@ -40,11 +42,17 @@ def modules_of(
     return table if budget is None else table[table["budget"] == budget]
 
 
-def budgets_of(summary: dict, source: str) -> list[str]:
-    """Protocols of a source's modules, that of the main grid first."""
+def by_protocol(
+    summary: dict, source: str, lead: tuple[str, str], sentences: Callable[[dict, pd.DataFrame], list[str]]
+) -> list[str]:
+    """What is said of the modules of every protocol, that of the main grid first; the others are named before each sentence."""
     main = main_budget(summary, source)
     own = [c["budget"] for c in summary["cells"] if c["source"] == source and c["reading"] == "module"]
-    return [main, *(label for label in dict.fromkeys(own) if label != main)] if main else []
+    found: list[str] = []
+    for budget in dict.fromkeys([main, *own]):
+        said = sentences(summary, modules_of(summary, source, *lead, budget))
+        found += said if budget == main else [f"{protocol_name(budget)}: {sentence}" for sentence in said]
+    return found
 
 
 def paired(summary: dict, a: str, b: str, metric: str, probe: str) -> tuple[float, float, float] | None:

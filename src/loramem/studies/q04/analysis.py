@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from loramem.studies.findings import Findings, protocol_name
-from loramem.studies.supervised import budgets_of, clearly, compared, leading, modules_of, steps
+from loramem.studies.findings import Findings
+from loramem.studies.supervised import by_protocol, clearly, compared, leading, steps
 
 PUBLISHED = (
     "Paper (PaperQA, one module, 1,000 steps, judged 0 to 10, one seed): QA 10/20/40, summaries 2/4/8 and rewrites 1/2/4 per document "
@@ -20,12 +20,7 @@ def analyse(summary: dict) -> Findings:
     lead = leading(summary, SOURCE)
     if lead is None:
         return Findings(())
-    answer: list[str] = []
-    for number, budget in enumerate(budgets_of(summary, SOURCE)):
-        found = _sentences(summary, modules_of(summary, SOURCE, *lead, budget))
-        if number:
-            found = [f"{protocol_name(budget)}: {sentence}" for sentence in found]
-        answer += found
+    answer = by_protocol(summary, SOURCE, lead, _sentences)
     return Findings(
         tuple(answer), PUBLISHED, (("by_supervision", SOURCE), ("by_level", SOURCE), ("per_token", SOURCE))
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from loramem.studies.findings import Findings, protocol_name
-from loramem.studies.supervised import budgets_of, clearly, compared, leading, modules_of
+from loramem.studies.findings import Findings
+from loramem.studies.supervised import by_protocol, clearly, compared, leading
 
 PUBLISHED = (
     "Paper (PaperQA, judged 0 to 10, one seed, Llama-3.1-8B / Qwen3-8B): raw 3.187/4.587; QA40 5.893/5.409; raw+QA40 6.300/5.371; "
@@ -19,10 +19,7 @@ def analyse(summary: dict) -> Findings:
     lead = leading(summary, SOURCE)
     if lead is None:
         return Findings(())
-    answer: list[str] = []
-    for number, budget in enumerate(budgets_of(summary, SOURCE)):
-        found = _sentences(summary, modules_of(summary, SOURCE, *lead, budget))
-        answer += [f"{protocol_name(budget)}: {sentence}" for sentence in found] if number else found
+    answer = by_protocol(summary, SOURCE, lead, _sentences)
     return Findings(
         tuple(answer), PUBLISHED, (("by_supervision", SOURCE), ("by_level", SOURCE), ("per_token", SOURCE))
     )
