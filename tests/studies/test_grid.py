@@ -7,7 +7,8 @@ import yaml
 
 from loramem.core.errors import Faults, InputError, LoramemError
 from loramem.studies import grid, spec
-from loramem.studies.spec import Point, Study
+from loramem.studies.points import Point
+from loramem.studies.spec import Study
 from tinystudy import PHONES, body, study
 
 BODY = yaml.safe_load(spec.find("quick"))

@@ -15,9 +15,9 @@ from loramem.modules.store import Store
 from loramem.studies.cells import ModulePlan
 from loramem.studies.execute import Outcome
 from loramem.studies.plan import make_plan
+from loramem.studies.points import Point
 from loramem.studies.progress import Progress
 from loramem.studies.run import dry_run, execute
-from loramem.studies.spec import Point
 from loramem.studies.tuning import Candidate, _best, plan_sweeps, tune
 from tinystudy import PHONES, study
 

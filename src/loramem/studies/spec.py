@@ -6,10 +6,9 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -25,6 +24,7 @@ from loramem.sources.catalogue import source_config
 from loramem.sources.chunking import Chunking, check_partition
 from loramem.studies import grid
 from loramem.studies.expectations import Expectation
+from loramem.studies.points import Point, points_of
 from loramem.synthesis.completing import Sampling
 from loramem.synthesis.generators import SupervisionChoice
 
@@ -32,26 +32,6 @@ if TYPE_CHECKING:
     from loramem.synthesis.endpoint import EndpointConfig
 
 SCALES = ("quick", "laptop", "paper")
-CONFINES = ("sources", "sizes")
-"""Keys of a contrast that say where it applies; the others are paths of `modules`."""
-
-
-class Sweep(Config):
-    """Learning rates tried on the source's dev split; the one with the lowest loss on the answers is taken."""
-
-    sweep: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
-    """Rates to try, each with training seed 0 and everything else as in the grid."""
-    dev_tokens: Annotated[int, Field(ge=1)]
-    """Tokens of the dev split: knowledge that no slice of the study holds (PITFALLS 44)."""
-    by: Literal["loss", "exact_match"] = "loss"
-    """What decides: the loss on the answers, or how many are given back exactly (the loss breaks ties). Where questions are asked
-    in other words than were learnt, the loss of a sure but wrong answer grows while more answers become right."""
-
-
-class LengthSweep(Config):
-    """Values of `budget.steps` or `budget.exposures` tried together with the rates (question 6 searches both)."""
-
-    sweep: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 
 
 class Skip(Config):
@@ -147,25 +127,6 @@ class StudyFile(Config):
         return str(value) if type(value) is int else value
 
 
-@dataclass(frozen=True)
-class Point:
-    """One point of the grid of modules.
-
-    Attributes:
-        config: Its settings; while some are still to be chosen, the first ones tried.
-        tried: All settings to choose from; empty where there is nothing to choose.
-        dev_tokens: Size of the dev split on which they are tried.
-        by: What decides among them (`Sweep.by`).
-        sizes: The source sizes it is confined to, or None.
-    """
-
-    config: ModuleConfig
-    tried: tuple[ModuleConfig, ...] = ()
-    dev_tokens: int = 0
-    by: str = "loss"
-    sizes: tuple[int, ...] | None = None
-
-
 class Study:
     """A validated study: the file, its source configs, and the module grid of each source.
 
@@ -181,7 +142,7 @@ class Study:
     def __init__(self, file: StudyFile, body: dict, scale: str):
         self.file, self.body, self.scale = file, body, scale
         self.sources = {key: source_config(value, f"sources.{key}") for key, value in file.sources.items()}
-        self.points = {key: _points(file, key) for key in file.sources}
+        self.points = {key: points_of(file, key) for key in file.sources}
         self.retrievals = tuple(_product(Retrieval, file.retrieval, "retrieval"))
         self.supervisions = _supervisions(file)
         self.partitions, self.bases = _listed(file.partition), _listed(file.base)
@@ -201,79 +162,6 @@ class Study:
         found = copy.copy(self)
         found.points, found.chosen = points, chosen
         return found
-
-
-def _points(file: StudyFile, source: str) -> list[Point]:
-    """The points of the grid and of its contrasts, each once, in order."""
-    found: dict[tuple, Point] = {}
-    faults: list[str] = []
-    for number, changes in enumerate([{}, *file.contrasts]):
-        where = "modules" if number == 0 else f"contrasts[{number - 1}]"
-        if source not in changes.get("sources", [source]):
-            continue
-        body = {"modules": copy.deepcopy(file.modules)}
-        for path, value in changes.items():
-            if path not in CONFINES:
-                grid.set_path(body, path, copy.deepcopy(value), where=where)
-        sizes = tuple(changes["sizes"]) if "sizes" in changes else None
-        for settings in grid.expand(body["modules"], source=source):
-            try:
-                tried, sweep = _choices(settings)
-                configs = [ModuleConfig.model_validate(one) for one in tried]
-                swept = tuple(configs) if sweep else ()
-                dev_tokens, by = (sweep.dev_tokens, sweep.by) if sweep else (0, "loss")
-                point = Point(configs[0], swept, dev_tokens, by, sizes)
-                known = found.setdefault((point.config, point.tried), point)
-                if known.sizes is not None:  # named by several contrasts: at the sizes of each
-                    wider = None if sizes is None else tuple(sorted({*known.sizes, *sizes}))
-                    found[point.config, point.tried] = replace(known, sizes=wider)
-            except InputError as error:
-                faults.append(f"{where}: {error}")
-            except ValidationError as error:
-                kinds: dict[str, tuple[type[Config], str]] = {
-                    "Sweep": (Sweep, ".optimizer.lr"),
-                    "LengthSweep": (LengthSweep, ".budget"),
-                }
-                kind, place = kinds.get(error.title, (ModuleConfig, ""))
-                faults += faults_of(kind, error, where + place)
-    if faults:
-        raise Faults(list(dict.fromkeys(faults)))
-    return list(found.values())
-
-
-def _choices(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], Sweep | None]:
-    """Every combination of swept settings of one point, and the sweep (None: nothing is swept).
-
-    Raises:
-        ValidationError: a malformed sweep.
-        InputError: a budget is swept without a rate, which says how large the dev split is.
-    """
-    rate = settings.get("optimizer", {}).get("lr")
-    axes: list[list[tuple[str, str, Any]]] = []
-    sweep = Sweep.model_validate(rate) if isinstance(rate, Mapping) else None
-    if sweep is not None:
-        axes.append([("optimizer", "lr", value) for value in sweep.sweep])
-    for name in ("steps", "exposures"):
-        value = settings.get("budget", {}).get(name)
-        if isinstance(value, Mapping):
-            if sweep is None:
-                raise InputError(
-                    f"budget.{name} is swept, so optimizer.lr must be: {{sweep: [...], dev_tokens: N}}"
-                )
-            lengths = LengthSweep.model_validate(value).sweep
-            axes.append(
-                [
-                    ("budget", name, int(one) if name == "steps" and one == int(one) else one)
-                    for one in lengths
-                ]
-            )
-    found = []
-    for chosen in itertools.product(*axes):
-        point = copy.deepcopy(settings)
-        for part, name, value in chosen:
-            point[part][name] = value
-        found.append(point)
-    return found, sweep
 
 
 C = TypeVar("C", bound=Config)
@@ -357,9 +245,9 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
                 faults.append(f"contrasts[{number}]: {path!r} is no path of modules, e.g. modules.budget")
     if not faults:
         for key in file.sources:
-            collect(_points, file, key)
+            collect(points_of, file, key)
             if key in file.capacity and not faults:
-                faults += _faults_of_capacity(key, _points(file, key))
+                faults += _faults_of_capacity(key, points_of(file, key))
     collect(_product, Retrieval, file.retrieval, "retrieval")
     collect(_supervisions, file)
     collect(Chunking.parse, file.chunking)

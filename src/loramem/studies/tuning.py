@@ -23,8 +23,9 @@ from loramem.studies.cells import Cell, ModulePlan
 from loramem.studies.execute import Outcome, read_missing, train_missing
 from loramem.studies.learning import Synthesis
 from loramem.studies.plan import plan_module
+from loramem.studies.points import Point
 from loramem.studies.progress import Progress
-from loramem.studies.spec import Point, Study
+from loramem.studies.spec import Study
 from loramem.synthesis.recipes import parse_recipe
 
 SWEEP_SEED = 0
