@@ -157,7 +157,7 @@ def per_token(cells: pd.DataFrame, source: str, metric: str, probe: str | None) 
     axis.set_xscale("log")
     axis.set_xlabel("tokens of supervision per module (each example once)")
     percent_axis(axis)
-    axis.set_ylim(-0.03, max(0.3, 1.15 * float(modules["ci_high"].max())) if len(modules) else 1.03)
+    _fit(axis, modules)
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
     _title(axis, source, metric, probe, "per token of supervision")
     figure.legend(fontsize=7.5, frameon=False, loc="outside lower center", ncols=4)
@@ -197,9 +197,10 @@ def by_generator(
     axis.set_xlabel("wrong values in the supervision (%)")
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     percent_axis(axis)
+    _fit(axis, modules)
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
     _title(axis, source, metric, probe, "by quality of the generator")
-    figure.legend(fontsize=7.5, frameon=False, loc="outside lower center", ncols=3)
+    figure.legend(fontsize=7.5, frameon=False, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -232,10 +233,17 @@ def by_base(cells: pd.DataFrame, source: str, metric: str, probe: str | None) ->
     axis.minorticks_off()
     axis.set_xlabel("parameters of the base")
     percent_axis(axis)
+    _fit(axis, part)
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
     _title(axis, source, metric, probe, "by size of the base")
     figure.legend(fontsize=7.5, frameon=False, loc="outside lower center", ncols=3)
     return figure
+
+
+def _fit(axis, cells: pd.DataFrame) -> None:
+    """Low scores are drawn larger: the axis ends a little above the highest interval, never below 30 %."""
+    if len(cells):
+        axis.set_ylim(-0.03, min(1.03, max(0.3, 1.15 * float(cells["ci_high"].max()))))
 
 
 def _title(axis, source: str, metric: str, probe: str | None, what: str) -> None:
