@@ -12,7 +12,7 @@ import pytest
 
 from loramem.metrics.paired import FLIPS, paired_difference
 from loramem.studies.expectations import judge
-from loramem.studies.pairing import difference_of, drawn, means_by_fact
+from loramem.studies.pairing import difference_of, drawn, scores_by_fact
 from loramem.studies.results import ITEM_COLUMNS
 from madeup import expectation
 
@@ -107,24 +107,24 @@ def items_of(cell: str, values, documents, *, seeds: int = 1, metric: str = "exa
     return pd.DataFrame(rows, columns=list(ITEM_COLUMNS)).astype({"value": float})
 
 
-def series(cell: str, values, documents, **more) -> pd.Series:
-    return means_by_fact(items_of(cell, values, documents, **more))[cell, "exact_match", "trained"]
+def series(cell: str, values, documents, **more) -> pd.DataFrame:
+    return scores_by_fact(items_of(cell, values, documents, **more))[cell, "exact_match", "trained"]
 
 
 def test_means_are_those_of_facts_over_seeds_and_wordings():
     items = pd.concat([items_of("c", [1, 0, 1], "xxy"), items_of("c", [0, 0, 1], "xxy").assign(seed=1)])
-    found = means_by_fact(items)["c", "exact_match", "trained"]
-    assert found.to_dict() == {("x", "fact 0"): 0.5, ("x", "fact 1"): 0.0, ("y", "fact 2"): 1.0}
-    failed = means_by_fact(items_of("c", [1, None, 0], "xxy"))["c", "exact_match", "trained"]
-    assert failed.to_dict() == {("x", "fact 0"): 1.0, ("y", "fact 2"): 0.0}, "what failed is no score"
+    found = scores_by_fact(items)["c", "exact_match", "trained"]
+    assert found.mean().to_dict() == {("x", "fact 0"): 0.5, ("x", "fact 1"): 0.0, ("y", "fact 2"): 1.0}
+    failed = scores_by_fact(items_of("c", [1, None, 0], "xxy"))["c", "exact_match", "trained"]
+    assert failed.mean().to_dict() == {("x", "fact 0"): 1.0, ("y", "fact 2"): 0.0}, "what failed is no score"
 
 
 def test_the_wider_interval_of_facts_and_documents_is_told():
     a, b, documents = scores(6)
     one, two = series("a", a, documents), series("b", b, documents)
     mean, low, high, p = difference_of(one, two)
-    # `means_by_fact` sorts by document and fact
-    order = [int(case.split()[1]) for _, case in one.index]
+    # `scores_by_fact` sorts by document and fact
+    order = [int(case.split()[1]) for _, case in one.columns]
     flat = paired_difference(a[order], b[order])
     whole = paired_difference(a[order], b[order], [documents[n] for n in order])
     assert mean == pytest.approx((a - b).mean())
@@ -135,14 +135,14 @@ def test_the_wider_interval_of_facts_and_documents_is_told():
     values = np.array([0.0, 0.0, 1.0, 1.0] * 22 + [0.0, 1.0])
     one, two = series("a", values, alike), series("b", np.zeros(90), alike)
     _, low, high, p = difference_of(one, two)
-    narrow = paired_difference(one.to_numpy(), two.to_numpy(), list(one.index.get_level_values("document")))
+    narrow = paired_difference(one.to_numpy(), two.to_numpy(), list(one.columns.get_level_values("document")))
     assert low < narrow[1] and high > narrow[2] and p == narrow[3] == pytest.approx(0.5, abs=0.03)
 
 
 def test_one_document_is_no_cluster():
     a, b, _ = scores(7)
     one, two = (series(name, values, ["d"] * len(a)) for name, values in (("a", a), ("b", b)))
-    order = [int(case.split()[1]) for _, case in one.index]
+    order = [int(case.split()[1]) for _, case in one.columns]
     assert difference_of(one, two) == paired_difference(a[order], b[order])
     assert drawn(items_of("a", a, ["d"] * len(a))) == ("case",)
     assert drawn(items_of("a", [1, 0], "xy")) == ("case", "document")
@@ -152,8 +152,32 @@ def test_only_facts_that_both_were_asked_are_compared():
     one = series("a", [1, 1, 1, 0], "xxyy")
     two = series("b", [0, 0, 1], "xxy")
     assert difference_of(one, two)[0] == pytest.approx(2 / 3)
-    other = two.rename(index={"y": "z"}, level="document")
+    other = two.rename(columns={"y": "z"}, level="document")
     assert difference_of(one, other)[0] == pytest.approx(1.0), "a fact of another document is another fact"
+
+
+def test_seeds_are_drawn_too():
+    """Two seeds that say the opposite: sure over facts, and not sure at all."""
+    sure = pd.concat([items_of("a", [1] * 40, "d" * 40), items_of("a", [1] * 40, "d" * 40).assign(seed=1)])
+    torn = pd.concat([items_of("a", [1] * 40, "d" * 40), items_of("a", [0] * 40, "d" * 40).assign(seed=1)])
+    base = items_of("b", [0.5] * 40, "d" * 40).assign(seed=-1)
+    both = pd.concat(
+        [items_of("b", [0.5] * 40, "d" * 40), items_of("b", [0.5] * 40, "d" * 40).assign(seed=1)]
+    )
+    key = ("exact_match", "trained")
+    for other in (base, both):  # one row is held against each seed, as the same row under each is
+        b = scores_by_fact(other)["b", *key]
+        assert difference_of(scores_by_fact(sure)["a", *key], b)[:3] == (0.5, 0.5, 0.5)
+        mean, low, high, _ = difference_of(scores_by_fact(torn)["a", *key], b)
+        assert (mean, low, high) == (0.0, -0.5, 0.5)
+
+
+def test_seeds_are_paired_where_both_have_them():
+    """A seed that is better under both supervisions says nothing of their difference."""
+    a = pd.concat([items_of("a", [1] * 40, "d" * 40), items_of("a", [0.5] * 40, "d" * 40).assign(seed=1)])
+    b = pd.concat([items_of("b", [0.6] * 40, "d" * 40), items_of("b", [0.1] * 40, "d" * 40).assign(seed=1)])
+    found = [scores_by_fact(one)[name, "exact_match", "trained"] for name, one in (("a", a), ("b", b))]
+    assert difference_of(*found)[:3] == pytest.approx((0.4, 0.4, 0.4))
 
 
 # -- verdicts ------------------------------------------------------------------------------------------

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from loramem.sources.almanac import introductions
 from loramem.sources.almanac.recovering import facts_of
 from loramem.sources.almanac.supervision import render
-from loramem.synthesis import Example
-from loramem.synthesis.grounding import check, grounded, names
+from loramem.synthesis.grounding import grounded, names
 
 TEXT = (
     "Ada Lorn's house stands in Rellin, near the Kiaseack river. In 1923 she sold 1,250 violins, at 3.5 crowns each, to three "
@@ -183,36 +182,7 @@ def test_huge_lines():
     assert time.process_time() - began < 15
 
 
-# -- many examples -----------------------------------------------------------------------------------
-def test_a_report_counts():
-    def one(prompt: str, answer: str, form="chat") -> Example:
-        return Example(form, prompt, answer, "d", "r")
-
-    examples = [
-        one("When?", "In 1923"),
-        one("When?", "In 1932"),
-        one("So?", "Yes"),
-        one("", TEXT, "text"),
-        one("Who?", "Bela"),
-    ]
-    report = check(examples, lambda example: TEXT)
-    assert (report.examples, report.grounded, report.unknown, report.ungrounded) == (5, 2, 1, (1, 4))
-    assert report.share == 0.5 and report.verbatim == 2 and report.support == 0.5
-    assert report.as_dict()["ungrounded"] == 2
-    texts = {"d": "", "e": TEXT}
-    two = [one("", "Rellin"), Example("chat", "", "Rellin", "e", "r")]
-    assert check(two, lambda example: texts[example.document]).ungrounded == (0,)
-    assert check(examples, lambda example: TEXT, least=0.0).ungrounded == (1,), (
-        "of lower case and of first words only a share is asked"
-    )
-
-
-def test_no_examples():
-    report = check([], lambda example: TEXT)
-    assert (report.examples, report.share, report.support, report.ungrounded) == (0, None, None, ())
-    assert check([Example("chat", "So?", "No", "d", "r")], lambda example: "").share is None
-
-
+# -- against known facts ------------------------------------------------------------------------------
 def test_perfect_supervision_passes_and_a_bad_one_is_found():
     """Documents whose facts are known: no alarm at what is true, and most wrong values seen."""
     (source,) = introductions.build(introductions.IntroductionsConfig(documents=6), len)

@@ -370,7 +370,7 @@ def test_what_passes_by_itself_is_no_failure(tmp_path):
 
 
 def test_rounds_through_a_server(tmp_path):
-    with Server(respond, {"Lamp y-0 ": [status(500), cut]}) as server:
+    with Server(respond, {"Lamp y-0 ": [status(500), cut]}, seconds=0.1) as server:
         made = through(server, tmp_path, facts("x", 30), facts("y", 30), facts("z", 3), recipe="qa:25+iterative:5")  # fmt: skip
         prompts = [request.prompt for request in server.requests]
         assert len(set(prompts)) == len(prompts)

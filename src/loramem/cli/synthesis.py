@@ -58,7 +58,7 @@ def synth(
     from loramem.core.config import parse
     from loramem.core.files import write_json
     from loramem.modules.store import Store
-    from loramem.sources.catalogue import source_config
+    from loramem.sources.catalogue import load_source, source_config
     from loramem.sources.chunking import Chunking, check_partition
     from loramem.studies.learning import Synthesis
     from loramem.studies.progress import Progress
@@ -84,7 +84,7 @@ def synth(
         on_reply=lambda index, reply: progress.replied(reply),
     )
     examples: list[Example] = []
-    found = _built(config, loaded.prompts.count)
+    found = load_source(config, loaded.prompts.count)
     if len(found) > 1:
         raise InputError(
             f"{source}: {len(found)} sizes, and a larger one holds the smaller; give one: --set sizes=[{found[-1].size_tokens}]"
@@ -174,7 +174,7 @@ def probe(
     from loramem.core.config import parse
     from loramem.core.files import write_jsonl
     from loramem.modules.store import Store
-    from loramem.sources.catalogue import leads_of, source_config
+    from loramem.sources.catalogue import leads_of, load_source, source_config
     from loramem.studies.progress import Progress
     from loramem.synthesis.completing import Cached
     from loramem.synthesis.generators import SupervisionChoice, make_completer
@@ -219,7 +219,7 @@ def probe(
     }  # fmt: skip
     rows: list[dict] = []
     done: set[str] = set()
-    for built in _built(config, loaded.prompts.count):
+    for built in load_source(config, loaded.prompts.count):
         leads = leads_of(built)
         new = [document for document in built.documents if document.id not in done]
         done.update(document.id for document in new)  # larger sizes begin with the smaller ones
@@ -272,12 +272,6 @@ def _settings(given: dict, assignments: Sequence[str] | None) -> dict:
     for assignment in assignments or ():
         set_path(found, *parse_assignment(assignment, "--generator-set"), where="--generator-set")
     return found
-
-
-def _built(config, count_tokens):
-    from loramem.sources.catalogue import load_source
-
-    return load_source(config, count_tokens)
 
 
 def _writable(out: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loramem.core.identity import seed_from
-from loramem.metrics.intervals import resamples
+from loramem.metrics.intervals import bootstrap_means
 
 FLIPS = 10_000
 
@@ -22,30 +22,34 @@ def _signs(facts: int) -> NDArray[np.float32]:
 
 
 def paired_difference(
-    a_C: NDArray[np.float64], b_C: NDArray[np.float64], clusters: Sequence[Hashable] | None = None
+    a_SC: NDArray[np.float64], b_SC: NDArray[np.float64], clusters: Sequence[Hashable] | None = None
 ) -> tuple[float, float, float, float]:
-    """(mean a - b, 95 % low, 95 % high, two-sided p) over facts.
+    """(mean a - b, 95 % low, 95 % high, two-sided p) over seeds and facts.
 
     Args:
-        a_C, b_C: Mean score of each fact (over seeds and items), in the same order.
+        a_SC, b_SC: Score of each fact (mean over its items) under each training seed, `[seeds, facts]` or `[facts]`, facts in
+            the same order; NaN where it failed. One row beside several is held against each of them.
         clusters: What each fact belongs to (its document); whole clusters are drawn and flipped. None: facts.
 
-    The interval is a bootstrap over facts or clusters; p is a sign-flip permutation test with `FLIPS` random flips,
-    (1 + number as extreme) / (1 + FLIPS), so it is never 0.
+    The interval is a bootstrap over facts or clusters with seeds nested, as for single cells; p is a sign-flip permutation test
+    of facts or clusters with `FLIPS` random flips, (1 + number as extreme) / (1 + FLIPS), so it is never 0.
     """
-    assert a_C.shape == b_C.shape and a_C.size, (a_C.shape, b_C.shape)
-    difference_C = a_C - b_C
-    mean = float(difference_C.mean())
-    if clusters is None:
-        sum_K, count_K = difference_C.astype(np.float32), np.ones(difference_C.size, np.float32)
-    else:
-        numbers: dict[Hashable, int] = {}
-        place_C = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
-        sum_K = np.bincount(place_C, difference_C).astype(np.float32)
-        count_K = np.bincount(place_C).astype(np.float32)
-    draws_DK = resamples(sum_K.size)
-    low, high = np.quantile((draws_DK @ sum_K) / (draws_DK @ count_K), [0.025, 0.975])
-    extreme = np.abs(_signs(sum_K.size) @ sum_K / count_K.sum()) >= abs(mean) - 1e-6
+    difference_SC = np.atleast_2d(a_SC) - np.atleast_2d(b_SC)
+    assert np.shape(a_SC)[-1] == np.shape(b_SC)[-1] and difference_SC.size, (np.shape(a_SC), np.shape(b_SC))
+    facts = difference_SC.shape[1]
+    numbers: dict[Hashable, int] = {}
+    place_C = np.array(
+        [numbers.setdefault(c, len(numbers)) for c in (range(facts) if clusters is None else clusters)]
+    )
+    known_SC = np.isfinite(difference_SC)
+    sum_SK, count_SK = (
+        np.stack([np.bincount(place_C, row, len(numbers)).astype(float) for row in rows])
+        for rows in (np.where(known_SC, difference_SC, 0.0), known_SC)
+    )
+    mean = float(sum_SK.sum() / count_SK.sum())
+    low, high = np.nanquantile(bootstrap_means(sum_SK, count_SK), [0.025, 0.975])
+    flipped = _signs(len(numbers)) @ sum_SK.sum(0).astype(np.float32) / np.float32(count_SK.sum())
+    extreme = np.abs(flipped) >= abs(mean) - 1e-6
     return (mean, float(low), float(high), float((1 + extreme.sum()) / (1 + FLIPS)))
 
 

@@ -140,10 +140,9 @@ def per_token(cells: pd.DataFrame, source: str, metric: str, probe: str | None) 
     figure, axis = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     for number, (name, own) in enumerate(modules.groupby("family", sort=False)):
         own = own.sort_values("per_module")
-        errors = [own["mean"] - own["ci_low"], own["ci_high"] - own["mean"]]
         line = "none" if name in ("mixture", "other") else "-"
         axis.errorbar(
-            own["per_module"], own["mean"], yerr=errors, marker=MARKERS[number % len(MARKERS)], linestyle=line,
+            own["per_module"], own["mean"], yerr=_reach(own), marker=MARKERS[number % len(MARKERS)], linestyle=line,
             color=COLOURS[str(name)], label=str(name), capsize=2, linewidth=1.4,
         )  # fmt: skip
         for _, row in own.iterrows():
@@ -183,7 +182,7 @@ def by_generator(
     figure, axis = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     exact = known[known["generator"].astype(str).str.startswith("exact")].sort_values("error_rate")
     axis.errorbar(
-        exact["error_rate"].astype(float), exact["mean"], yerr=[exact["mean"] - exact["ci_low"], exact["ci_high"] - exact["mean"]],
+        exact["error_rate"].astype(float), exact["mean"], yerr=_reach(exact),
         marker="o", capsize=2, linewidth=1.6, color=COLOURS["qa"], label="exact, with errors drawn at random",
     )  # fmt: skip
     others = known[~known.index.isin(exact.index)]
@@ -223,7 +222,7 @@ def by_base(cells: pd.DataFrame, source: str, metric: str, probe: str | None) ->
         own = own.sort_values("base_parameters")
         grey = style != "-"
         axis.errorbar(
-            own["base_parameters"].astype(float), own["mean"], yerr=[own["mean"] - own["ci_low"], own["ci_high"] - own["mean"]],
+            own["base_parameters"].astype(float), own["mean"], yerr=_reach(own),
             linestyle=style, marker=MARKERS[number % len(MARKERS)], capsize=2, label=f"module, {name}" if not grey else name,
             color="0.35" if grey else None,
         )  # fmt: skip
@@ -238,6 +237,11 @@ def by_base(cells: pd.DataFrame, source: str, metric: str, probe: str | None) ->
     _title(axis, source, metric, probe, "by size of the base")
     figure.legend(fontsize=7.5, frameon=False, loc="outside lower center", ncols=3)
     return figure
+
+
+def _reach(cells: pd.DataFrame) -> list[pd.Series]:
+    """How far the intervals reach below and above the means."""
+    return [cells["mean"] - cells["ci_low"], cells["ci_high"] - cells["mean"]]
 
 
 def _fit(axis, cells: pd.DataFrame) -> None:

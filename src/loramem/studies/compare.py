@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from loramem.core.errors import InputError
 from loramem.core.files import read_json
 from loramem.metrics.paired import holm
-from loramem.studies.pairing import difference_of, means_by_fact
+from loramem.studies.pairing import difference_of, scores_by_fact, shared_facts
 from loramem.studies.results import ITEM_COLUMNS
 
 KEYS = ["cell", "metric", "probe"]
@@ -47,18 +48,18 @@ def compare_runs(a: Path, b: Path, *, metrics: tuple[str, ...] = ()) -> dict:
         InputError: a folder is no run, or the runs share nothing.
     """
     items_a, items_b = (read_run(run)[1] for run in (a, b))
-    means_a, means_b = (_means(items, metrics) for items in (items_a, items_b))
+    means_a, means_b = (_scores(items, metrics) for items in (items_a, items_b))
     order = items_a[KEYS].drop_duplicates().itertuples(index=False, name=None)
     shared = [key for key in order if key in means_a and key in means_b]
     tests = []
     for key in shared:
-        facts = means_a[key].index.intersection(means_b[key].index)
+        facts = shared_facts(means_a[key], means_b[key])
         if len(facts) == 0:
             continue
         mine, theirs = means_a[key][facts], means_b[key][facts]
         mean, low, high, p = difference_of(theirs, mine)
         tests.append({
-            **dict(zip(KEYS, key, strict=True)), "facts": len(facts), "mean_a": float(mine.mean()), "mean_b": float(theirs.mean()),
+            **dict(zip(KEYS, key, strict=True)), "facts": len(facts), "mean_a": float(np.nanmean(mine)), "mean_b": float(np.nanmean(theirs)),
             "difference": mean, "ci_low": low, "ci_high": high, "p": p,
         })  # fmt: skip
     if not tests:
@@ -72,6 +73,6 @@ def compare_runs(a: Path, b: Path, *, metrics: tuple[str, ...] = ()) -> dict:
     }  # fmt: skip
 
 
-def _means(items: pd.DataFrame, metrics: tuple[str, ...]) -> dict[tuple, pd.Series]:
-    """Mean score of each fact over seeds and items, by (cell, metric, probe)."""
-    return means_by_fact(items[items["metric"].isin(metrics)] if metrics else items)
+def _scores(items: pd.DataFrame, metrics: tuple[str, ...]) -> dict[tuple, pd.DataFrame]:
+    """Scores of the facts under each seed, by (cell, metric, probe)."""
+    return scores_by_fact(items[items["metric"].isin(metrics)] if metrics else items)

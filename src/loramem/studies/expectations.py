@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from loramem.core.config import Config
 from loramem.core.errors import nearest
-from loramem.studies.pairing import difference_of, means_by_fact
+from loramem.studies.pairing import difference_of, scores_by_fact
 
 SELECTABLE = (
     "source", "size_tokens", "rank", "alpha", "targets", "layers", "lr", "exposures", "objective", "reading", "probe",
@@ -91,9 +91,8 @@ def judge(expectation: Expectation, cells: pd.DataFrame, items: pd.DataFrame | N
         if "probe" not in selector and (known["probe"] == expectation.probe).any():
             own = known[known["probe"] == expectation.probe]  # a metric of one phrasing needs no choice
         match = select(own, selector)
-        if (
-            len(match) > 1 and "budget" not in selector
-        ):  # of several protocols the study's own, not those of its contrasts
+        if len(match) > 1 and "budget" not in selector:
+            # of several protocols the study's own, not those of its contrasts
             main = cells["budget"].dropna()
             match = match[match["budget"].isna() | (match["budget"] == main.iloc[0])] if len(main) else match
         if len(match) != 1:
@@ -150,11 +149,11 @@ def _difference(a: pd.Series, b: pd.Series, items: pd.DataFrame | None) -> tuple
     """(b - a, low, high, how it was paired) of two cells."""
     if items is not None:
         chosen = items[items["cell"].isin([a["cell"], b["cell"]]) & (items["metric"] == a["metric"])]
-        means = means_by_fact(chosen)
+        means = scores_by_fact(chosen)
         one, two = (means.get((row["cell"], row["metric"], row["probe"])) for row in (a, b))
-        if one is not None and two is not None and set(one.index) == set(two.index):
+        if one is not None and two is not None and set(one.columns) == set(two.columns):
             mean, low, high, _ = difference_of(two, one)
-            return mean, low, high, f", paired over {len(one)} facts"
+            return mean, low, high, f", paired over {one.shape[1]} facts"
     # MOVER (Newcombe 1998): the interval of a difference from the intervals of its two independent parts
     difference = b["mean"] - a["mean"]
     low = difference - ((b["mean"] - b["ci_low"]) ** 2 + (a["ci_high"] - a["mean"]) ** 2) ** 0.5

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from loramem.studies.pairing import difference_of, means_by_fact
+from loramem.studies.pairing import difference_of, scores_by_fact, shared_facts
 
 CLASSES = ("Unknown", "MaybeKnown", "HighlyKnown")
 ASKED = {
@@ -64,7 +64,7 @@ def gains(cells: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> l
         Rows of cell, metric, probe, class (`all`, `Unknown`), facts, gain, ci_low, ci_high (shares).
     """
     found = []
-    means = means_by_fact(items)
+    means = scores_by_fact(items)
     bases = cells[cells["reading"] == "closed"].drop_duplicates(["cell"])
     known = {
         _asked_of(row): (row["cell"], classes(items[items["cell"] == row["cell"]]))
@@ -79,7 +79,7 @@ def gains(cells: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> l
         theirs = means.get((base[0], cell["metric"], cell["probe"])) if base else None
         if base is None or mine is None or theirs is None:
             continue
-        shared = mine.index.intersection(theirs.index)
+        shared = shared_facts(mine, theirs)
         unknown = shared[(base[1].reindex(shared.get_level_values("case")) == CLASSES[0]).to_numpy()]
         for label, facts in (("all", shared), (CLASSES[0], unknown)):
             if len(facts):

@@ -17,18 +17,34 @@ def drawn(items: pd.DataFrame) -> tuple[str, ...]:
     return ("case", "document") if items["document"].nunique() > 1 else ("case",)
 
 
-def means_by_fact(items: pd.DataFrame) -> dict[tuple, pd.Series]:
-    """Mean score of each fact over seeds and items, by (document, case), for every (cell, metric, probe)."""
+def scores_by_fact(items: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
+    """Score of each fact, mean over its items, for every (cell, metric, probe): a row per seed, columns (document, case)."""
     return {
-        key: part.groupby(["document", "case"])["value"].mean()
+        key: part.groupby(["seed", "document", "case"])["value"]
+        .mean()
+        .unstack(["document", "case"])
+        .sort_index(axis=1)
         for key, part in items.dropna(subset=["value"]).groupby(["cell", "metric", "probe"], dropna=False)
     }
 
 
-def difference_of(a: pd.Series, b: pd.Series) -> tuple[float, float, float, float]:
-    """(mean a - b, 95 % low, high, p) over the facts that two series of `means_by_fact` share."""
-    shared = a.index.intersection(b.index)
-    one, two = a[shared].to_numpy(float), b[shared].to_numpy(float)
+def shared_facts(a: pd.DataFrame, b: pd.DataFrame) -> pd.MultiIndex:
+    """The facts that two cells of `scores_by_fact` share."""
+    return a.columns.intersection(b.columns)  # type: ignore[return-value]
+
+
+def difference_of(a: pd.DataFrame, b: pd.DataFrame) -> tuple[float, float, float, float]:
+    """(mean a - b, 95 % low, high, p) over the facts that two cells of `scores_by_fact` share.
+
+    Training seeds are paired where both have them; a cell that has one row (no module, or a control) is held against every
+    seed of the other; cells of different seeds are compared by their means.
+    """
+    shared = shared_facts(a, b)
+    a, b = a[shared], b[shared]
+    if len(a) > 1 and len(b) > 1:
+        both = a.index.intersection(b.index)
+        a, b = (a.loc[both], b.loc[both]) if len(both) else (a.mean().to_frame().T, b.mean().to_frame().T)
+    one, two = a.to_numpy(float), b.to_numpy(float)
     found = [paired_difference(one, two)]
     documents = list(shared.get_level_values("document"))
     if len(set(documents)) > 1:  # the wider of the two, as in `drawn`

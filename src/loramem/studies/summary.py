@@ -14,7 +14,7 @@ from loramem.metrics.paired import holm
 from loramem.metrics.scorers import METRICS
 from loramem.studies.expectations import SELECTABLE, Expectation, judge
 from loramem.studies.knowledge import gains, knowledge
-from loramem.studies.pairing import difference_of, drawn, means_by_fact
+from loramem.studies.pairing import difference_of, drawn, scores_by_fact, shared_facts
 
 AGAINST = ("closed", "wrong-module", "random-module", "icl", "rag")
 COMPARED = ("exact_match", "efficacy", "paraphrase", "neighbourhood", "token_f1", "rouge_l", "judge")
@@ -124,7 +124,7 @@ def _derived(cell: str, metric: str, grouped: Groups) -> dict:
 def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> list[dict]:
     """Every module as it ended against the other readings of the same facts; p-values adjusted over all (Holm)."""
     cells = rows.drop_duplicates(["cell", "metric", "probe"])
-    means = means_by_fact(items)
+    means = scores_by_fact(items)
     found = []
     tested = cells["metric"].isin([metric for metric in metrics if metric in COMPARED])
     ended = cells["snapshot"].isna()
@@ -140,15 +140,15 @@ def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str])
     return _adjusted(found)
 
 
-def _tested(mine: pd.Series, theirs: pd.Series, means: dict[tuple, pd.Series]) -> list[dict]:
+def _tested(mine: pd.Series, theirs: pd.Series, means: dict[tuple, pd.DataFrame]) -> list[dict]:
     """The paired test of two cells on the facts they share; nothing where they share none."""
     a, b = (means.get((cell["cell"], cell["metric"], cell["probe"])) for cell in (mine, theirs))
-    if a is None or b is None or a.index.intersection(b.index).empty:
+    if a is None or b is None or not len(facts := shared_facts(a, b)):
         return []
     mean, low, high, p = difference_of(a, b)
     return [{
         "cell": mine["cell"], "against": theirs["cell"], "metric": mine["metric"], "probe": _plain(mine["probe"]),
-        "facts": len(a.index.intersection(b.index)), "difference": mean, "ci_low": low, "ci_high": high, "p": p,
+        "facts": len(facts), "difference": mean, "ci_low": low, "ci_high": high, "p": p,
     }]  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def pairs(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> li
         (cells["reading"] == "module") & cells["snapshot"].isna()
         & cells["metric"].isin([metric for metric in metrics if metric in COMPARED])
     ]  # fmt: skip
-    means = means_by_fact(items)
+    means = scores_by_fact(items)
     found = []
     for _, group in cells.groupby(["source", "metric", "probe"], sort=False):
         own = [cell for _, cell in group.iterrows()]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from loramem.core.errors import InputError
 from loramem.metrics.text import same, words
 from loramem.synthesis.supervision import Example
 
@@ -17,66 +15,20 @@ CELLS = 1 << 22
 """Most pairs compared at once: what bounds the memory."""
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """Indices of the examples that were left out, and why.
-
-    Attributes:
-        duplicates: Form, prompt and answer are those of an example before.
-        conflicts: Form and prompt are, the answer is another one.
-        near: Prompt and answer together are nearly those of an example before.
-    """
-
-    duplicates: tuple[int, ...] = ()
-    conflicts: tuple[int, ...] = ()
-    near: tuple[int, ...] = ()
-
-    @property
-    def count(self) -> int:
-        return len(self.duplicates) + len(self.conflicts) + len(self.near)
-
-
-def dedupe(examples: Sequence[Example], *, ratio: float | None = None) -> tuple[tuple[Example, ...], Dropped]:
-    """Leave out repetitions; of each question the first example is kept, in order.
+def repeated(examples: Sequence[Example]) -> set[int]:
+    """Indices of the examples whose form, prompt and answer are those of one before.
 
     Texts are compared by their words (`metrics.text.same`), whatever document they belong to: a question that names its
-    document is another one under another document. Which of two conflicting answers is right is not known here.
-
-    Args:
-        ratio: Leave out near duplicates as well: least similarity of prompt and answer, of 100 (see `near`).
-
-    Raises:
-        InputError: a ratio outside (0, 100].
+    document is another one under another document. Another answer to the same question is no repetition: which of the two is
+    right is not known here.
     """
-    if ratio is not None and not 0 < ratio <= 100:
-        raise InputError(f"dedupe: ratio {ratio}; allowed: (0, 100]")
-    answers: dict[tuple[str, str, str], str] = {}
-    kept: list[int] = []
-    duplicates: list[int] = []
-    conflicts: list[int] = []
-    for index, example in enumerate(examples):
-        prompt, answer = same(example.prompt), same(example.answer)
-        mark = (example.form, prompt, "" if prompt else answer)  # without a prompt nothing contradicts
-        if mark not in answers:
-            answers[mark] = answer
-            kept.append(index)
-        else:
-            (duplicates if answers[mark] == answer else conflicts).append(index)
-    close = _near_ones(examples, kept, ratio) if ratio is not None else set()
-    left = tuple(examples[index] for index in kept if index not in close)
-    return left, Dropped(tuple(duplicates), tuple(conflicts), tuple(sorted(close)))
-
-
-def _near_ones(examples: Sequence[Example], chosen: Sequence[int], ratio: float) -> set[int]:
-    """Of `chosen`, those that are nearly one before of the same form that stays."""
+    seen: set[tuple[str, str, str]] = set()
     found: set[int] = set()
-    for form in ("chat", "cloze", "text"):
-        own = [index for index in chosen if examples[index].form == form]
-        texts = [f"{examples[index].prompt} {examples[index].answer}" for index in own]
-        before = {row: [c for _, c in pairs if c < row] for row, pairs in near(texts, texts, ratio)}
-        for row in sorted(before):
-            if any(own[column] not in found for column in before[row]):
-                found.add(own[row])
+    for index, example in enumerate(examples):
+        mark = (example.form, same(example.prompt), same(example.answer))
+        if mark in seen:
+            found.add(index)
+        seen.add(mark)
     return found
 
 

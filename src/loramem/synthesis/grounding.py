@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from loramem.metrics.text import visible, words
-from loramem.synthesis.supervision import Example
 
 Verdict = Literal["grounded", "ungrounded", "unknown"]
 # fmt: off
@@ -69,37 +68,6 @@ class Grounding:
         return self.verdict != "ungrounded"
 
 
-@dataclass(frozen=True)
-class GroundingReport:
-    """How many examples their documents bear out.
-
-    Attributes:
-        verbatim: Those whose answer stands in the text.
-        support: Mean support of those that can be judged; None where none can.
-        ungrounded: Indices of those that are not borne out.
-    """
-
-    examples: int
-    grounded: int
-    unknown: int
-    verbatim: int
-    support: float | None
-    ungrounded: tuple[int, ...]
-
-    @property
-    def share(self) -> float | None:
-        """Grounded ones among those that can be judged; None where none can."""
-        judged = self.examples - self.unknown
-        return self.grounded / judged if judged else None
-
-    def as_dict(self) -> dict:
-        """Numbers alone, fit for JSON."""
-        return {
-            "examples": self.examples, "grounded": self.grounded, "ungrounded": len(self.ungrounded), "unknown": self.unknown,
-            "share": self.share, "verbatim": self.verbatim, "support": self.support,
-        }  # fmt: skip
-
-
 def grounded(question: str, answer: str, text: str, *, least: float = 0.5) -> Grounding:
     """Whether a text bears out an answer: it has all numbers and names of it, and `least` of its content.
 
@@ -126,27 +94,6 @@ def grounded(question: str, answer: str, text: str, *, least: float = 0.5) -> Gr
     missing += [name for name in names(answer) if name not in asked and not held.has(name)]
     verdict: Verdict = "ungrounded" if missing or support < least else "grounded"
     return Grounding(verdict, verbatim, support, tuple(missing))
-
-
-def check(
-    examples: Sequence[Example], text_of: Callable[[Example], str], *, least: float = 0.5
-) -> GroundingReport:
-    """Check every example's answer against the text it was made from.
-
-    Args:
-        text_of: The text of an example's document, or of the piece it was made from.
-        least: As in `grounded`.
-    """
-    found = [grounded(example.prompt, example.answer, text_of(example), least=least) for example in examples]
-    judged = [one for one in found if one.verdict != "unknown"]
-    return GroundingReport(
-        examples=len(found),
-        grounded=sum(one.verdict == "grounded" for one in found),
-        unknown=len(found) - len(judged),
-        verbatim=sum(one.verbatim for one in found),
-        support=sum(one.support for one in judged) / len(judged) if judged else None,
-        ungrounded=tuple(index for index, one in enumerate(found) if not one.ok),
-    )
 
 
 def names(text: str) -> list[str]:

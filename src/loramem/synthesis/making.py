@@ -7,6 +7,7 @@ from typing import Protocol
 
 from loramem.core.errors import InputError, RunFailed
 from loramem.sources.types import Document
+from loramem.synthesis.dedupe import repeated
 from loramem.synthesis.recipes import Portion, canonical, parse_recipe
 from loramem.synthesis.supervision import Example, Made, Supervision
 from loramem.synthesis.units import Unit, as_units
@@ -102,10 +103,11 @@ def synthesize(
     examples: list[Example] = []
     accounts: list[Made] = []
     for parts in by_unit.values():
-        seen: set[tuple[str, str, str]] = set()
+        out, place = repeated([example for found, _ in parts for example in found]), 0
         for found, account in parts:
-            new = [e for e in found if (e.form, e.prompt, e.answer) not in seen or e.recipe == "raw"]
-            seen.update((e.form, e.prompt, e.answer) for e in new)
+            # a document may say something twice, and raw is what it says
+            new = [e for n, e in enumerate(found, place) if n not in out or e.recipe == "raw"]
+            place += len(found)
             account.duplicates += len(found) - len(new)
             account.written = len(new)
             examples += new

@@ -39,13 +39,16 @@ class RecipeKind:
 
 
 RECIPES: Registry[RecipeKind] = Registry("supervision recipe")
+SINGLE_FACTS = (
+    "Write {n} questions with short answers. Each question asks for one fact that the text states. Together they should cover "
+    "the whole text, beginning, middle and end."
+)
 for _kind in (
     RecipeKind("raw", "text", False, False, "the document's own words"),
     RecipeKind("published", "chat", False, False, "the question-answer pairs that were published with the source"),
     RecipeKind(
         "qa", "chat", True, True, "questions on single facts, with short answers",
-        "Write {n} questions with short answers. Each question asks for one fact that the text states. Together they should "
-        "cover the whole text, beginning, middle and end.",
+        SINGLE_FACTS,
     ),
     RecipeKind(
         "relational-qa", "chat", True, True, "questions that join two facts, with answers",
@@ -81,8 +84,7 @@ for _kind in (
     ),
     RecipeKind(
         "iterative", "chat", True, True, "questions on single facts, then two rounds for facts that none covers",
-        "Write {n} questions with short answers. Each question asks for one fact that the text states. Together they should "
-        "cover the whole text, beginning, middle and end.",
+        SINGLE_FACTS,
     ),
 ):  # fmt: skip
     RECIPES.add(_kind.name, _kind)
