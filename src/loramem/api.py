@@ -97,6 +97,7 @@ def train_modules_of(
     loaded = load_base(base, device=device, dtype=dtype, offline=offline)
     planned = {name: _planned(learnt, config, loaded, seed) for name, learnt in groups.items()}
     missing = {job.key: (job, recipe) for job, recipe in planned.values() if not kept.has_module(job.key)}
+    texts = {planned[name][0].key: learnt.text for name, learnt in groups.items()}
     errors: list[Exception] = []
     if missing:
         train_modules(
@@ -108,6 +109,7 @@ def train_modules_of(
                 missing[done.key][1],
                 config.spec,
                 adapter_config(config.spec, model=loaded.model, base_name=loaded.name),
+                text=texts[done.key],
             ),
             on_fail=lambda key, error: errors.append(error),
             find=lambda other: kept.module(other).load(),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from loramem.answering.ask import answer_in_context, answer_with_passages, answer_without_context
+from loramem.answering.ask import answer
+from loramem.answering.contexts import alone, in_documents, in_passages
 from loramem.metrics.scorers import METRICS, score
-from loramem.modules.store import Store
 from loramem.retrieval import Retrieval
 from loramem.sources.types import Document, Probe, Record
 
@@ -26,14 +26,14 @@ def mean_nats(base, prompt: list[int], option: list[int]) -> float:
 
 
 @pytest.mark.parametrize("reading", ["closed", "icl", "rag"])
-def test_every_option_is_scored_as_an_answer(base, reading, tmp_path):
+def test_every_option_is_scored_as_an_answer(base, reading):
     if reading == "closed":
-        rows, context = answer_without_context(base, [(PROBES, None)], Store(tmp_path), 8)[0], None
+        rows, context = answer(base, alone(PROBES), rows=8), None
     elif reading == "icl":
-        rows, context = answer_in_context(base, PROBES, [DOCUMENT], 8), DOCUMENT.text
+        rows, context = answer(base, in_documents(base, PROBES, [DOCUMENT]), rows=8), DOCUMENT.text
     else:
         found = Retrieval(method="gold", passages_k=1, chunk_tokens=12)
-        rows = answer_with_passages(base, PROBES, [DOCUMENT], found, 8)
+        rows = answer(base, in_passages(base, PROBES, [DOCUMENT], found), rows=8)
         context = None
     for probe, row in zip(PROBES, rows, strict=True):
         assert row["options"] == list(probe.answers) and len(row["sum_nats"]) == 4

@@ -201,6 +201,9 @@ ASKED = {
     "a negated edit": (probe("compare", "negated", gold=1), {"negation"}),
     "free text": (probe("continue", "generation", ("a text",)), {"fluency", "consistency"}),
     "free text without references": (probe("continue", "generation", ()), {"fluency"}),
+    "a choice": (probe("choice", "heldout", ("a", "b")), {"accuracy", "accuracy_parsed", "parsed"}),
+    "a passage": (probe("passage", "unrelated", ()), {"kl_to_base"}),
+    "a fact nobody wrote": (probe(phrasing="unrelated", bits=3.0), {"common_accuracy"}),
 }
 
 
@@ -214,7 +217,7 @@ def test_each_probe_has_its_metrics(case):
 def test_units_and_directions():
     units = {name: METRICS.get(name).unit for name in METRICS.names()}
     assert {name for name, unit in units.items() if unit != "share"} == {
-        "efficacy_magnitude", "fluency", "consistency", "bits_stored", "answer_nll", "judge",
+        "efficacy_magnitude", "fluency", "consistency", "bits_stored", "answer_nll", "judge", "kl_to_base",
     }  # fmt: skip
-    assert {name for name in units if METRICS.get(name).lower_is_better} == {"answer_nll"}
+    assert {name for name in units if METRICS.get(name).lower_is_better} == {"answer_nll", "kl_to_base"}
     assert {name for name in units if METRICS.get(name).total} == {"bits_stored"}

@@ -27,7 +27,7 @@ from loramem.sources.almanac.phrasing import questions, statements
 from loramem.sources.almanac.recipes import CHATS, DRAWN, RECIPES, SHARES
 from loramem.sources.almanac.recovering import facts_of, prefix_of, records_of, tellings_of
 from loramem.sources.almanac.render import LINKS
-from loramem.sources.almanac.sayings import gold_summary
+from loramem.sources.almanac.digests import gold_digest
 from loramem.sources.almanac.schema import BY_NAME, KINDS, RELATIONS
 from loramem.sources.almanac.supervision import render
 from loramem.sources.almanac.telling import REMARKS, fact_id, grounds, record_of
@@ -519,14 +519,15 @@ def test_gold_summaries_cover_their_facts():
     telling = tellings_of(built("almanac-chronicles"))[0]
     assert set(telling.facts) == {fact for number in telling.sections for fact in telling.section(number)}
     for number in (None, *telling.sections):
-        text, facts = gold_summary(telling, number)
-        assert text == gold_summary(telling, number)[0] and all(
+        facts = telling.gist(number)
+        text = gold_digest(facts)
+        assert text == gold_digest(facts) and all(
             fact.entity in text and fact.value in text for fact in facts
         )
         if number is not None:
             assert facts == telling.section(number)
         else:
-            assert {fact.entity for fact in facts} and len(text) < len(telling.document.text) / 2
+            assert telling.document.summary == text and 0 < len(text) < len(telling.document.text) / 2
 
 
 def test_four_options_are_different_and_of_one_set_and_only_the_gold_one_is_true():

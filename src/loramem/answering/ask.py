@@ -1,168 +1,166 @@
-"""Probes become prompts, go through the model in batches, and come back as prediction rows."""
+"""Probes that are ready to be asked go through the model in batches, each under its own module or none, and come back as
+prediction rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 
+from torch import Tensor
+
+from loramem.answering.contexts import Asked
 from loramem.base.model import Base
-from loramem.inference.generate import Generation, Request, generate
-from loramem.inference.limits import MAX_CONTINUATION, MAX_NEW_TOKENS
+from loramem.core.errors import InputError
+from loramem.inference.divergence import divergence
+from loramem.inference.generate import Generation, ModuleOn, Request, generate
+from loramem.inference.limits import LETTER_TOKENS, MAX_CONTINUATION, MAX_NEW_TOKENS
 from loramem.inference.loglik import Score, ScoreRequest, loglikelihood
+from loramem.metrics.choice import letters_prompt
 from loramem.modules.bank import Bank
-from loramem.modules.store import Store
-from loramem.retrieval import Retrieval, search
-from loramem.sources.types import Document, Probe
+from loramem.modules.spec import LoraSpec
+from loramem.sources.types import Probe
+
+MODULES_AT_ONCE = 16
+NOT_IN_MEMORY = "not in memory"
+Adapters = Callable[[Sequence[Hashable]], Sequence[tuple[LoraSpec, dict[str, Tensor]]]]
+"""Weights of the modules that the keys name, all at once: what is made on the fly is made in batch."""
 
 
-@dataclass
-class _Queue:
-    """Requests of many probes: what is decoded and what is scored, with where each result belongs."""
+def answer(
+    base: Base,
+    asked: Sequence[Asked],
+    adapters: Adapters | None = None,
+    *,
+    rows: int,
+    module_on: ModuleOn = "all",
+    letters: bool = False,
+) -> list[dict]:
+    """Prediction rows, in the order asked; at most `MODULES_AT_ONCE` modules are in memory at a time.
 
-    asks: list[tuple[int, int, Request]] = field(default_factory=list)
-    scores: list[tuple[int, int, ScoreRequest]] = field(default_factory=list)
+    Args:
+        adapters: Where any probe goes with a module.
+        module_on: As in `inference.generate.Request`.
+        letters: Choices are also asked with lettered options, and what is said is kept for `metrics.choice`.
 
-    def put(self, base: Base, task: int, number: int, probe: Probe, slot: int | None) -> None:
-        """A probe without a context. The gold answer of a trained question is scored as well: bits stored."""
-        if probe.kind == "compare":
-            prompt = tuple(base.prompts.cloze(probe.prompt))
-            for answer in probe.answers:
-                self.scores.append(
-                    (task, number, ScoreRequest(prompt, tuple(base.prompts.target(answer)), slot))
+    Raises:
+        InputError: a choice or comparison, whose options are scored, with the module on while answers are decoded only.
+    """
+    found: list[dict] = [{}] * len(asked)
+    for keys, own in _waves(asked):
+        loaded = [] if adapters is None or not keys else list(adapters(keys))
+        assert len(loaded) == len(keys), "every key has its module"
+        bank = Bank(base.model, [spec for spec, _ in loaded], frozen=True) if loaded else None
+        slots: dict[Hashable | None, int | None] = {key: slot for slot, key in enumerate(keys)}
+        slots[None] = None
+        batch = _Batch(base, bank, rows, module_on, letters)
+        try:
+            if bank is not None:
+                for position, (_, tensors) in enumerate(loaded):
+                    bank.load(position, tensors)
+            answered = batch.answer([(asked[index], slots[asked[index].adapter]) for index in own])
+        finally:
+            if bank is not None:
+                bank.detach()
+        for index, row in zip(own, answered, strict=True):
+            found[index] = row
+    return found
+
+
+def _waves(asked: Sequence[Asked]) -> Iterator[tuple[list[Hashable], list[int]]]:
+    """(modules, numbers of the probes that go with them): probes of no module go with the first."""
+    keys = list(dict.fromkeys(one.adapter for one in asked if one.adapter is not None))
+    waves = [keys[start : start + MODULES_AT_ONCE] for start in range(0, len(keys), MODULES_AT_ONCE)] or [[]]
+    wave_of: dict[Hashable | None, int] = {key: number for number, wave in enumerate(waves) for key in wave}
+    wave_of[None] = 0
+    members: list[list[int]] = [[] for _ in waves]
+    for index, one in enumerate(asked):
+        members[wave_of[one.adapter]].append(index)
+    yield from zip(waves, members, strict=True)
+
+
+class _Batch:
+    """One wave: what is decoded, what is scored and what is compared with the base, each in one call."""
+
+    def __init__(self, base: Base, bank: Bank | None, rows: int, module_on: ModuleOn, letters: bool):
+        self.base, self.bank, self.rows = base, bank, rows
+        self.module_on, self.letters = module_on, letters
+
+    def answer(self, asked: Sequence[tuple[Asked, int | None]]) -> list[dict]:
+        requests: list[tuple[tuple[int, str], Request]] = []
+        scores: list[tuple[int, ScoreRequest]] = []
+        passages: list[tuple[int, tuple[tuple[int, ...], int | None]]] = []
+        for number, (one, slot) in enumerate(asked):
+            if one.silent:
+                continue
+            if one.probe.kind == "passage":
+                passages.append((number, (tuple(self.base.prompts.cloze(one.probe.prompt)), slot)))
+                continue
+            requests += [((number, what), request) for what, request in self._requests(one, slot)]
+            scores += [(number, request) for request in self._scores(one, slot)]
+        said = generate(self.base, [request for _, request in requests], bank=self.bank, rows=self.rows)
+        told = loglikelihood(self.base, [request for _, request in scores], bank=self.bank, rows=self.rows)
+        apart = divergence(self.base, [one for _, one in passages], bank=self.bank, rows=self.rows)
+        spoken = {place: out for (place, _), out in zip(requests, said, strict=True)}
+        scored: dict[int, list[Score]] = {}
+        for (number, _), score in zip(scores, told, strict=True):
+            scored.setdefault(number, []).append(score)
+        nats = {number: value for (number, _), value in zip(passages, apart, strict=True)}
+        found = []
+        for number, (one, _) in enumerate(asked):
+            row = row_of(one.probe, spoken.get((number, "answer")), scored.get(number, []), cut=one.cut)
+            if (number, "letter") in spoken:
+                row["letter_prediction"] = spoken[number, "letter"].text
+            if number in nats:
+                row["kl_nats"] = nats[number]
+            if one.silent:
+                row["prediction"] = NOT_IN_MEMORY
+            found.append({**row, **one.notes})
+        return found
+
+    def _requests(self, one: Asked, slot: int | None) -> Iterator[tuple[str, Request]]:
+        """What is decoded for a probe: its answer, and the letter of a choice where that is wanted."""
+        prompts, probe = self.base.prompts, one.probe
+        if probe.kind == "continue":
+            ids = prompts.following(probe.prompt) if one.context else prompts.cloze(probe.prompt)
+            yield "answer", self._request(one, ids, slot, MAX_CONTINUATION)
+        elif probe.kind == "generate":
+            ids = prompts.suffix(probe.prompt) if one.context else prompts.chat(probe.prompt)
+            yield "answer", self._request(one, ids, slot, MAX_NEW_TOKENS)
+        elif probe.kind == "choice" and self.letters:
+            text = letters_prompt(probe.prompt, probe.answers)
+            ids = prompts.suffix(text) if one.context else prompts.chat(text)
+            yield "letter", self._request(one, ids, slot, LETTER_TOKENS)
+
+    def _request(self, one: Asked, ids: list[int], slot: int | None, limit: int) -> Request:
+        return Request(tuple(ids), slot, limit, prefix=one.context, module_on=self.module_on)
+
+    def _scores(self, one: Asked, slot: int | None) -> Iterator[ScoreRequest]:
+        """What is scored for a probe: its options, or (without a context) the gold answer of a question that was learnt: bits
+        stored."""
+        prompts, probe = self.base.prompts, one.probe
+        late = self.module_on != "all" and slot is not None
+        if probe.kind in ("compare", "choice"):
+            if late:
+                raise InputError(
+                    f"module_on {self.module_on}: probe {probe.id!r} is a {probe.kind}, whose options are scored with the module on from "
+                    "the start; use module_on all"
                 )
-        elif probe.kind == "choice":
-            prompt = tuple(base.prompts.chat(probe.prompt))
-            for option in probe.answers:
-                self.scores.append(
-                    (task, number, ScoreRequest(prompt, tuple(base.prompts.answer(option)), slot))
-                )
-        elif probe.kind == "continue":
-            self.asks.append(
-                (task, number, Request(tuple(base.prompts.cloze(probe.prompt)), slot, MAX_CONTINUATION))
-            )
-        else:
-            prompt = tuple(base.prompts.chat(probe.prompt))
-            self.asks.append((task, number, Request(prompt, slot, MAX_NEW_TOKENS)))
-            if probe.phrasing == "trained":
-                gold = tuple(base.prompts.answer(probe.answers[0]))
-                self.scores.append((task, number, ScoreRequest(prompt, gold, slot)))
-
-
-def answer_without_context(
-    base: Base, tasks: Sequence[tuple[Sequence[Probe], str | None]], store: Store, rows: int
-) -> list[list[dict]]:
-    """Answer (probes, module id or None) pairs together; every row goes with its own module."""
-    ids = list(dict.fromkeys(module for _, module in tasks if module is not None))
-    loaded = [store.module(identity).load() for identity in ids]
-    bank = Bank(base.model, [spec for spec, _ in loaded], frozen=True) if loaded else None
-    queue = _Queue()
-    for task, (probes, module) in enumerate(tasks):
-        for number, probe in enumerate(probes):
-            queue.put(base, task, number, probe, None if module is None else ids.index(module))
-    try:
-        if bank is not None:
-            for position, (_, tensors) in enumerate(loaded):
-                bank.load(position, tensors)
-        generations = generate(base, [ask[2] for ask in queue.asks], bank=bank, rows=rows)
-        scores = loglikelihood(base, [ask[2] for ask in queue.scores], bank=bank, rows=rows)
-    finally:
-        if bank is not None:
-            bank.detach()
-    said = {(task, number): out for (task, number, _), out in zip(queue.asks, generations, strict=True)}
-    scored: dict[tuple[int, int], list[Score]] = {}
-    for (task, number, _), score in zip(queue.scores, scores, strict=True):
-        scored.setdefault((task, number), []).append(score)
-    return [
-        [
-            row_of(probe, said.get((task, number)), scored.get((task, number), []))
-            for number, probe in enumerate(probes)
-        ]
-        for task, (probes, _) in enumerate(tasks)
-    ]
-
-
-def answer_in_context(
-    base: Base, probes: Sequence[Probe], documents: Sequence[Document], rows: int
-) -> list[dict]:
-    """Every probe with all documents before it; what does not fit is cut from their end and counted, alike for all."""
-    context = "\n".join(document.text for document in documents)
-    asks = [probe for probe in probes if probe.kind in ("generate", "choice")]
-    compares = [
-        (probe.prompt, answer) for probe in probes if probe.kind == "compare" for answer in probe.answers
-    ]
-    goes_on = [(probe.prompt, "") for probe in probes if probe.kind == "continue"]
-    cut: dict[str, int] = {}
-    chat: list[int] = []
-    if asks:
-        reserve = max(_answer_room(base, probe) for probe in asks)
-        chat, cut["generate"] = base.prompts.fit_context(context, [p.prompt for p in asks], reserve=reserve)
-        cut["choice"] = cut["generate"]
-    compared, cut["compare"], _ = base.prompts.fit_statements(context, compares)
-    plain, cut["continue"], _ = base.prompts.fit_statements(context, goes_on, reserve=MAX_CONTINUATION)
-    prefix = {"generate": chat, "choice": chat, "compare": compared, "continue": plain}
-    return _answer_after(base, probes, [(prefix[p.kind], cut[p.kind]) for p in probes], rows)
-
-
-def answer_with_passages(
-    base: Base, probes: Sequence[Probe], documents: Sequence[Document], retrieval: Retrieval, rows: int
-) -> list[dict]:
-    """Every probe with its own passages in the context; cut at their end where they do not fit, and counted."""
-    passages = search(retrieval, documents, probes, base.prompts.count)
-    placed = []
-    for probe, found in zip(probes, passages, strict=True):
-        if probe.kind in ("generate", "choice"):
-            placed.append(
-                base.prompts.fit_context(found.text, [probe.prompt], reserve=_answer_room(base, probe))
-            )
-        elif probe.kind == "compare":
-            placed.append(
-                base.prompts.fit_statements(found.text, [(probe.prompt, a) for a in probe.answers])[:2]
-            )
-        else:
-            fitted = base.prompts.fit_statements(found.text, [(probe.prompt, "")], reserve=MAX_CONTINUATION)
-            placed.append(fitted[:2])
-    rows_found = _answer_after(base, probes, placed, rows)
-    for row, found in zip(rows_found, passages, strict=True):
-        row.update(route=[chunk.id for chunk in found.chunks], passage_hit=found.hit)
-    return rows_found
-
-
-def _answer_room(base: Base, probe: Probe) -> int:
-    """Tokens that must be left free for the answer of a question."""
-    if probe.kind == "choice":
-        return max(len(base.prompts.answer(option)) for option in probe.answers)
-    return MAX_NEW_TOKENS
-
-
-def _answer_after(
-    base: Base, probes: Sequence[Probe], placed: Sequence[tuple[list[int], int]], rows: int
-) -> list[dict]:
-    """Answer each probe after its own (context ids, tokens cut); equal contexts are encoded once."""
-    found: dict[int, dict] = {}
-    for kind, limit in (("generate", MAX_NEW_TOKENS), ("continue", MAX_CONTINUATION)):
-        own = [number for number, probe in enumerate(probes) if probe.kind == kind]
-        ask = base.prompts.suffix if kind == "generate" else base.prompts.following
-        asks = [
-            Request(tuple(ask(probes[number].prompt)), None, limit, prefix=tuple(placed[number][0]))
-            for number in own
-        ]
-        said = generate(base, asks, rows=rows)
-        found |= {n: row_of(probes[n], out, [], cut=placed[n][1]) for n, out in zip(own, said, strict=True)}
-    own = [number for number, probe in enumerate(probes) if probe.kind in ("compare", "choice")]
-    asked = []
-    for number in own:
-        probe, prefix = probes[number], tuple(placed[number][0])
-        for answer in probe.answers:
-            if probe.kind == "choice":
-                prompt, target = base.prompts.suffix(probe.prompt), base.prompts.answer(answer)
+            chat = probe.kind == "choice"
+            if one.context:
+                ids = prompts.suffix(probe.prompt) if chat else prompts.following(probe.prompt)
             else:
-                prompt, target = base.prompts.following(probe.prompt), base.prompts.target(answer)
-            asked.append(ScoreRequest(tuple(prompt), tuple(target), prefix=prefix))
-    scores = iter(loglikelihood(base, asked, rows=rows))
-    for number in own:
-        scored = [next(scores) for _ in probes[number].answers]
-        found[number] = row_of(probes[number], None, scored, cut=placed[number][1])
-    return [found[number] for number in range(len(probes))]
+                ids = prompts.chat(probe.prompt) if chat else prompts.cloze(probe.prompt)
+            for text in probe.answers:
+                target = prompts.answer(text) if chat else prompts.target(text)
+                yield ScoreRequest(tuple(ids), tuple(target), slot, prefix=one.context)
+        elif probe.kind == "generate" and probe.phrasing == "trained" and not one.context and not late:
+            gold = tuple(prompts.answer(probe.answers[0]))
+            yield ScoreRequest(tuple(prompts.chat(probe.prompt)), gold, slot)
+
+
+def with_adapter(asked: Sequence[Asked], adapter: Hashable) -> list[Asked]:
+    """The same probes, all under one module."""
+    return [replace(one, adapter=adapter) for one in asked]
 
 
 def row_of(probe: Probe, said: Generation | None, scored: Sequence[Score], *, cut: int = 0) -> dict:

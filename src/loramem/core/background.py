@@ -48,6 +48,11 @@ class Background:
         while self._waiting and self._waiting[0][0].done():
             self._tell()
 
+    def wait(self) -> None:
+        """Wait for everything, and report it."""
+        while self._waiting:
+            self._tell()
+
     def _tell(self) -> None:
         future, report = self._waiting.popleft()
         report(future.exception())

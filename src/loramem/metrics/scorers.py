@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loramem.core.registry import Registry
-from loramem.metrics import continuation, edits, rouge, stored, text
+from loramem.metrics import choice, continuation, edits, rouge, stored, text
 from loramem.sources.types import Probe
 
 _PHONE = re.compile(r"\d{3}-\d{3}-\d{4}")
@@ -60,7 +60,7 @@ class Metric:
             return False
         if self.name == "bits_stored":
             return probe.bits is not None
-        if self.name == "accuracy_hard":
+        if self.name in ("accuracy_hard", "accuracy_parsed_hard"):
             return probe.hard
         return bool(probe.answers) if self.name == "consistency" else True
 
@@ -104,6 +104,15 @@ def _accuracy(probe: Probe, row: dict) -> float:
     return (probe.gold in best) / len(best)
 
 
+def _letter(probe: Probe, row: dict) -> int | None:
+    return choice.parse_letter(row["letter_prediction"], len(probe.answers), probe.answers)
+
+
+def _accuracy_parsed(probe: Probe, row: dict) -> float:
+    """1 if the letter that was said is the right option's; a reply that gives no clear letter is wrong (`parsed` counts them)."""
+    return float(_letter(probe, row) == probe.gold)
+
+
 def _generation_match(probe: Probe, row: dict) -> float:
     return float(row["greedy"][0])
 
@@ -113,11 +122,18 @@ def _negation(probe: Probe, row: dict) -> float:
     return 1.0 - _exact_match(probe, row) if probe.kind == "generate" else _wins(probe, row)
 
 
+def _ranked(most: int) -> Callable[[Probe, dict], float]:
+    """1 if a right module stands among the first `most` of the router's ranking."""
+    return lambda probe, row: float(row["gold_rank"] <= most)
+
+
 def _derived(probe: Probe, row: dict) -> None:
     raise AssertionError("a derived metric has no items")
 
 
 _BOTH = ("generate", "compare")
+_ROUTED = ("generate", "choice", "compare")
+_OWN = ("trained", "heldout")
 _WORDINGS = ("trained", "heldout", "reverse")
 JUDGE = "judge"
 """The metric that a model gives (`metrics.judge`): a row holds its score once it was judged (`studies.judging`)."""
@@ -132,6 +148,9 @@ for _metric in (
     Metric(JUDGE, ("generate",), _WORDINGS, lambda probe, row: row.get(JUDGE), "points from 0 to 10 given by a model that sees the gold answers", unit="points", most=10.0),
     Metric("accuracy", ("choice",), ("trained", "heldout"), _accuracy, "the right option is the likeliest"),
     Metric("accuracy_hard", ("choice",), ("trained", "heldout"), _accuracy, "the same, over the hard questions only"),
+    Metric("accuracy_parsed", ("choice",), ("trained", "heldout"), _accuracy_parsed, "the letter that is said is the right option's", needs="letter_prediction"),
+    Metric("accuracy_parsed_hard", ("choice",), ("trained", "heldout"), _accuracy_parsed, "the same, over the hard questions only", needs="letter_prediction"),
+    Metric("parsed", ("choice",), ("trained", "heldout"), lambda probe, row: float(_letter(probe, row) is not None), "what is said gives one letter, clearly", needs="letter_prediction"),
     Metric("efficacy", ("compare",), ("trained",), _wins, "the new target is likelier than the true one"),
     Metric("efficacy_magnitude", ("compare",), ("trained",), _magnitude, "by how much probability per token", unit="points"),
     Metric("paraphrase", ("compare",), ("paraphrase",), _wins, "the same, in other words"),
@@ -143,6 +162,15 @@ for _metric in (
     Metric("consistency", ("continue",), ("generation",), lambda probe, row: continuation.consistency(row["prediction"], probe.answers), "likeness of free text to texts about the new target", unit="points"),
     Metric("bits_stored", _BOTH, ("trained",), lambda probe, row: stored.bits_stored(probe.bits or 0.0, row["gold_nats"]), "information held, sum of max(0, H - NLL)", needs="gold_nats", unit="bits", total=True),
     Metric("answer_nll", _BOTH, ("trained",), lambda probe, row: -sum(row["gold_nats"]) / len(row["gold_nats"]), "loss on the answer, per token", needs="gold_nats", unit="nats", lower_is_better=True),
+    Metric("kl_to_base", ("passage",), ("unrelated",), lambda probe, row: row["kl_nats"], "how far predictions on unrelated text are from the base's, per token", needs="kl_nats", unit="nats", lower_is_better=True),
+    Metric("common_accuracy", ("generate",), ("unrelated",), _exact_match, "facts that the base knew and nobody wrote are still answered"),
+    Metric("route_at_1", _ROUTED, _OWN, _ranked(1), "the router's first module learnt the answer", needs="gold_rank"),
+    Metric("route_at_3", _ROUTED, _OWN, _ranked(3), "one of its first three did", needs="gold_rank"),
+    Metric("route_mrr", _ROUTED, _OWN, lambda probe, row: 1 / row["gold_rank"], "one over the place of the first module that did, mean", needs="gold_rank"),
+    Metric("no_route", _ROUTED, (*_OWN, "stranger"), lambda probe, row: float(not row["route"]), "the router found that no module fits", needs="confidence"),
+    Metric("none_auroc", _ROUTED, _OWN, lambda probe, row: row["above_strangers"], "chance that an answerable question has more confidence than one nobody learnt", needs="above_strangers"),
+    Metric("own_kept", _ROUTED, _OWN, lambda probe, row: float(row["fits"]), "answerable questions above the threshold that strangers set", needs="fits"),
+    Metric("strangers_refused", _ROUTED, ("stranger",), lambda probe, row: 1.0 - float(row["fits"]), "other strangers below it", needs="fits"),
     Metric("tokens_above_half", _BOTH, ("trained",), lambda probe, row: stored.share_above_half(row["gold_nats"]), "answer tokens with p > 0.5", needs="gold_nats"),
 ):  # fmt: skip
     METRICS.add(_metric.name, _metric)

@@ -133,9 +133,22 @@ class Distractors(Config):
     step's examples: the module learns to work in company.
     """
 
-    modules: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...], Field(min_length=1)]
-    """Full ids: they are part of the recipe."""
+    modules: (
+        Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...], Field(min_length=1)] | Literal["others"]
+    )  # fmt: skip
+    """Full ids: they are part of the recipe. `others`, in a study whose source is cut into parts: the other parts' modules of the
+    same settings, trained before without company."""
     probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @property
+    def label(self) -> str:
+        """In a word, for columns.
+
+        >>> Distractors(modules="others").label
+        'others-p0.5'
+        """
+        who = self.modules if isinstance(self.modules, str) else f"{len(self.modules)}-modules"
+        return f"{who}-p{self.probability:g}"
 
 
 class Plateau(Config):

@@ -12,12 +12,21 @@ from typing import Any
 from torch import Tensor
 
 from loramem.core.errors import Corrupt, InputError, UnknownName, nearest
-from loramem.core.files import clear_temporary, new_folder, read_marker, write_json, write_jsonl
+from loramem.core.files import (
+    clear_temporary,
+    new_folder,
+    read_marker,
+    read_text,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from loramem.modules import peft_format
 from loramem.modules.spec import LoraSpec
 
 MODULE_MARKER = "recipe.json"
 READING_MARKER = "reading.json"
+ROUTING = "routing.txt"
 
 
 def default_store() -> Path:
@@ -37,6 +46,12 @@ class StoredModule:
     def home(self) -> Path:
         """The folder of the whole module; a snapshot lies below it."""
         return self.folder.parents[1] if "@" in self.id else self.folder
+
+    @property
+    def text(self) -> str:
+        """The text it learnt; empty where that was not kept (modules of older versions, merged ones)."""
+        path = self.home / ROUTING
+        return read_text(path) if path.exists() else ""
 
     def load(self) -> tuple[LoraSpec, dict[str, Tensor]]:
         """Spec and tensors. Raises `Corrupt` when the files do not hold what the recipe says."""
@@ -99,11 +114,13 @@ class Store:
         ledger: dict,
         extra: dict | None = None,
         snapshots: Mapping[int, dict[str, Tensor]] | None = None,
+        text: str = "",
     ) -> None:
         """Save a finished module and its snapshots; `recipe.json` is written last, its presence means complete.
 
         Args:
             config: `peft_format.adapter_config` of the spec on its base.
+            text: What it learnt, by which routers find it; kept in routing.txt.
         """
         body = {"id": identity, "recipe": recipe, **(extra or {})}
         with new_folder(
@@ -112,6 +129,8 @@ class Store:
             peft_format.write(folder, spec, tensors, config)
             write_jsonl(folder / "training.jsonl", log)
             write_json(folder / "ledger.json", ledger)
+            if text:
+                write_text(folder / ROUTING, text)
             for step, weights in (snapshots or {}).items():
                 own = folder / "snapshots" / str(step)
                 own.mkdir(parents=True)
@@ -154,13 +173,27 @@ class Store:
     def has_reading(self, identity: str) -> bool:
         return (self.reading_folder(identity) / READING_MARKER).exists()
 
-    def put_reading(self, identity: str, reading: dict, predictions: Sequence[dict], ledger: dict) -> None:
-        """Save finished predictions; they never change once written."""
+    def put_reading(
+        self,
+        identity: str,
+        reading: dict,
+        predictions: Sequence[dict],
+        ledger: dict,
+        *,
+        merges: Sequence[dict] = (),
+    ) -> None:
+        """Save finished predictions; they never change once written.
+
+        Args:
+            merges: Recipe and measures of every module that was merged for them; kept in merges.jsonl.
+        """
         body = {"id": identity, "reading": reading, "ledger": ledger}
         with new_folder(
             self.reading_folder(identity), marker=READING_MARKER, marker_value=lambda: body
         ) as folder:
             write_jsonl(folder / "predictions.jsonl", predictions)
+            if merges:
+                write_jsonl(folder / "merges.jsonl", merges)
 
     # -- names -----------------------------------------------------------------------------------
     def find(self, kind: str, prefix: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import Field
 from loramem.core.config import Config
 from loramem.retrieval.chunks import Chunk, Limit, chunk_records
 from loramem.retrieval.embed import OFFLINE, load_embedder
-from loramem.sources.types import Document, Probe
+from loramem.sources.types import OUTSIDE, Document, Probe
 
 METHODS = ("bm25", "embedding")
 
@@ -68,7 +68,8 @@ def search(
     probes: Sequence[Probe],
     count_tokens: Callable[[str], int],
 ) -> list[Found]:
-    """The passages of every probe, in order; the query is the probe's prompt."""
+    """The passages of every probe, in order; the query is the probe's prompt. A probe about nothing the source holds
+    (`OUTSIDE`) hits nothing, and to `gold` there is no passage for it."""
     limits: list[Limit] = [(count_tokens, retrieval.chunk_tokens)]
     embedder = load_embedder(retrieval.embedder)
     limits.append(
@@ -77,7 +78,10 @@ def search(
     chunks = chunk_records(documents, limits)
     home = {case: number for number, chunk in enumerate(chunks) for case in chunk.cases}
     if retrieval.method == "gold":
-        return [Found((chunks[home[probe.case]],), True) for probe in probes]
+        return [
+            Found((), False) if probe.phrasing in OUTSIDE else Found((chunks[home[probe.case]],), True)
+            for probe in probes
+        ]
     queries = [probe.prompt for probe in probes]
     distinct = list(dict.fromkeys(queries))
     k = min(retrieval.passages_k, len(chunks))
@@ -90,7 +94,8 @@ def search(
     found = []
     for probe in probes:
         best = [int(i) for i in best_QK[row_of[probe.prompt]]]
-        found.append(Found(tuple(chunks[i] for i in best), home[probe.case] in best))
+        hit = probe.phrasing not in OUTSIDE and home[probe.case] in best
+        found.append(Found(tuple(chunks[i] for i in best), hit))
     return found
 
 

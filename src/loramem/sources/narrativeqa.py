@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -310,7 +310,7 @@ def build(config: NarrativeQAConfig, count_tokens: Callable[[str], int]) -> list
         if not text.strip():
             counts[f"documents without {config.text} text left out"] += 1
             continue
-        made = document(story.id, text, story.title, count_tokens)
+        made = replace(document(story.id, text, story.title, count_tokens), summary=_summary(story, config))
         tokens = sum(count_tokens(record.text) for record in made.records)
         if tokens < config.min_tokens or (config.max_tokens is not None and tokens > config.max_tokens):
             limits = f"{config.min_tokens} to {config.max_tokens or 'any number of'} tokens"
@@ -330,6 +330,13 @@ def build(config: NarrativeQAConfig, count_tokens: Callable[[str], int]) -> list
     else:
         counts["questions of no document left out"] += len(loose)
     return assemble(config, documents, probes, count_tokens, _lines(counts))
+
+
+def _summary(story: Story, config: NarrativeQAConfig) -> str:
+    """The Wikipedia summary of a story, cleaned as its text is; empty where the document is that summary itself."""
+    if config.text == "summary" or story.summary == story.story:
+        return ""
+    return (cleaned(story.summary) if config.clean else story.summary).strip()
 
 
 def _lines(counts: Counter[str]) -> Iterable[str]:

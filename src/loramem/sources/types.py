@@ -9,8 +9,13 @@ from typing import Literal
 
 from loramem.core.identity import digest
 
-Phrasing = Literal["trained", "heldout", "paraphrase", "neighbour", "reverse", "negated", "generation"]
-ProbeKind = Literal["generate", "compare", "choice", "continue"]
+Phrasing = Literal[
+    "trained", "heldout", "paraphrase", "neighbour", "reverse", "negated", "generation", "unrelated", "stranger"
+]  # fmt: skip
+OUTSIDE = ("unrelated", "stranger")
+"""Phrasings of probes about nothing the source holds: what a module does to other questions, and whether a router sees that
+nothing fits."""
+ProbeKind = Literal["generate", "compare", "choice", "continue", "passage"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Document:
-    """Records in one fixed order. `text` joins them by newlines."""
+    """Records in one fixed order. `text` joins them by newlines.
+
+    Attributes:
+        summary: The gold summary of the whole document, where the source has one; a part of a document keeps it. It is in no
+            identity: nothing is learnt from it, and what reads it says so in its own.
+    """
 
     id: str
     records: tuple[Record, ...]
     title: str = ""
+    summary: str = ""
 
     @property
     def text(self) -> str:
@@ -58,12 +69,13 @@ class Probe:
         case: The record it belongs to (`Record.id`): controls and edits are joined by it, never by subject.
         document: The document it belongs to.
         kind: `generate` (answer in words), `compare` (which target is likelier), `choice` (options),
-            `continue` (free text after a plain prompt: how fluent, how consistent).
+            `continue` (free text after a plain prompt: how fluent, how consistent), `passage` (plain text that is read, not
+            answered: how far next-token distributions are from the base's).
         phrasing: `trained` words, or `heldout`, `paraphrase`, `neighbour`; `reverse` asks for the subject,
-            `negated` asks for what is not so, `generation` lets the model go on.
+            `negated` asks for what is not so, `generation` lets the model go on; `OUTSIDE` ones have no record here.
         prompt: The question (asked in the user turn) or, for `compare`, the cloze prompt (plain text).
         answers: Gold answers of a `generate` probe. For `compare`: (new target, true target), without
-            leading space. For `choice`: the options. For `continue`: reference texts, none where unknown.
+            leading space. For `choice`: the options. For `continue`: reference texts, none where unknown. For `passage`: none.
         gold: Index of the right answer for `choice` and, for `compare`, of the target that should win
             (0, the new one; 1, the true one, for neighbours).
         level: e.g. recall, comprehension, multi-hop; empty where there is one level only.
@@ -135,6 +147,11 @@ class Source:
     @cached_property
     def records(self) -> list[Record]:
         return [record for document in self.documents for record in document.records]
+
+    @property
+    def text(self) -> str:
+        """Its documents, one after another."""
+        return "\n".join(document.text for document in self.documents)
 
     def about(self, documents: Sequence[Document]) -> tuple[Probe, ...]:
         """The probes whose record lies in `documents`."""

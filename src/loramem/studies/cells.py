@@ -6,15 +6,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loramem.answering.readings import STEMS, ReadingTask
+from loramem.answering.pools import Pool
+from loramem.answering.readings import STEMS, ReadingTask, context_name
+from loramem.answering.routers import Candidate
 from loramem.base.model import Base
 from loramem.core.errors import InputError
+from loramem.metrics.scorers import METRICS
 from loramem.modules.controls import random_recipe
 from loramem.modules.recipe import ModuleConfig, module_hash
-from loramem.modules.spec import Distractors, LoraSpec, Optimizer
+from loramem.modules.spec import LoraSpec, Optimizer
 from loramem.retrieval import Retrieval
 from loramem.sources.catalogue import Source
-from loramem.studies.learning import Learnt, Synthesis, parts_of
+from loramem.studies.learning import Learnt, Synthesis, gold_of, parts_of
+from loramem.studies.reading_choice import ReadingChoice
 from loramem.studies.spec import Study
 from loramem.synthesis.generators import SupervisionChoice
 from loramem.training import TrainJob
@@ -86,7 +90,9 @@ class Cell:
 
     @property
     def module_ids(self) -> list[str]:
-        return [task.module for task in self.tasks if task.module]
+        """The modules that answer, or may."""
+        pools = [one.module for task in self.tasks if task.pool for one in task.pool.candidates]
+        return [task.module for task in self.tasks if task.module] + pools
 
 
 @dataclass(frozen=True)
@@ -120,11 +126,10 @@ def _varied(configs: Sequence[ModuleConfig], *, swept: Collection[str] = ()) -> 
         for part, kind in (
             ("spec", LoraSpec),
             ("optimizer", Optimizer),
-            ("distractors", Distractors),
         )
         for name in kind.model_fields
     ]
-    for section, name in [*fields, ("objective", "label"), ("budget", "label")]:
+    for section, name in [*fields, ("distractors", "label"), ("objective", "label"), ("budget", "label")]:
         by_rank = {(config.spec.rank, str(_setting(config, section, name))) for config in configs}
         ranks = {config.spec.rank for config in configs}
         if name != "rank" and len(by_rank) > len(ranks) and (name if name == "lr" else section) not in swept:
@@ -141,7 +146,7 @@ def slug(
     naming: Naming,
     key: str,
     source: Source,
-    stem: str,
+    reading: ReadingChoice | str,
     *,
     config: ModuleConfig | None = None,
     choice: SupervisionChoice | None = None,
@@ -159,14 +164,44 @@ def slug(
     if config is not None:
         for section, name in naming.varied:
             value = _setting(config, section, name)
+            if value is None:  # a section that this module does not have
+                continue
             shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
             parts.append(shown if name == "label" else f"{'r' if name == 'rank' else name + '='}{shown}")
     if snapshot is not None:
         parts.append(f"at-step-{snapshot}")
-    parts.append(stem)
-    if retrieval is not None and stem == "rag":
+    name = reading if isinstance(reading, str) else reading.reading
+    parts.append(reading if isinstance(reading, str) else reading.label)
+    if retrieval is not None and context_name(name) == "rag":
         parts.append(retrieval.label)
     return "-".join(parts)
+
+
+def task_of(
+    study: Study,
+    reading: ReadingChoice,
+    part: Source,
+    whole: Source,
+    how: str | None,
+    *,
+    module: str | None = None,
+    retrieval: Retrieval | None = None,
+    pool: Pool | None = None,
+) -> ReadingTask:
+    """A reading of one part of a source.
+
+    Passages and summaries come from the whole source. Documents in the context are those of the part; beside a module of a
+    piece, or of many modules, each question reads its own document as a whole.
+    """
+    stem = STEMS.get(reading.reading)
+    apart = stem.context in ("passages", "summary") or (stem.uses_module and how not in (None, "corpus", "document"))
+    documents = whole.documents if apart and part.documents != whole.documents else None
+    own = stem.context == "documents" and stem.uses_module and (documents is not None or pool is not None)
+    return ReadingTask(
+        reading.reading, part, module, retrieval, documents if stem.in_context else None, own and how != "corpus", pool,
+        reading.routing, reading.merging, reading.module_on, reading.abstain,
+        letters=any(METRICS.get(name).needs == "letter_prediction" for name in study.file.metrics),
+    )  # fmt: skip
 
 
 def context_cells(
@@ -175,18 +210,21 @@ def context_cells(
     """The cells without modules. The base alone and retrieval know nothing of partitions (passages come from the whole
     source); documents in the context are those that a module of the partition learns."""
     cells = []
-    for name in study.file.readings:
-        stem = STEMS.get(name)
+    for reading in study.readings:
+        stem = STEMS.get(reading.reading)
         if stem.uses_module:
             continue
         for how in study.partitions if stem.context == "documents" else (None,):
             parts = (
                 [source] if how is None else [own for _, own in parts_of(source, how, synthesis.pieces, base)]
             )
-            for retrieval in _retrievals_of(study, name):
-                tasks = tuple(ReadingTask(name, part, None, retrieval) for part in parts if part.probes)
-                title = slug(naming, key, source, name, how=how, retrieval=retrieval)
-                cells.append(Cell(title, None, name, key, source, tasks, partition=how))
+            for retrieval in _retrievals_of(study, reading.reading):
+                tasks = tuple(
+                    task for part in parts
+                    if (task := task_of(study, reading, part, source, how, retrieval=retrieval)).probes
+                )  # fmt: skip
+                title = slug(naming, key, source, reading, how=how, retrieval=retrieval)
+                cells.append(Cell(title, None, reading.reading, key, source, tasks, partition=how))
     return cells
 
 
@@ -198,47 +236,124 @@ def module_cells(
     naming: Naming,
     controls: dict[str, ControlPlan],
 ) -> list[Cell]:
-    """The cells of one group of modules, one module per part."""
+    """The cells of one group of modules, one module per part; those that choose among modules are in `pool_cells`."""
     cells = []
     first = modules[0]
-    for name in study.file.readings:
-        stem = STEMS.get(name)
-        if not stem.uses_module or (stem.control and first.seed != CONTROL_SEED):
+    for reading in study.readings:
+        stem = STEMS.get(reading.reading)
+        if stem.which in ("none", "pool") or (stem.control and first.seed != CONTROL_SEED):
             continue
-        snapshots = (*first.config.budget.snapshots, None) if name == "module" else (None,)
-        for snapshot in snapshots:
-            tasks = []
-            for module in modules:
-                identity = module.id if snapshot is None else f"{module.id}@{snapshot}"
-                if name == "random-module":
-                    control = _control(module)
-                    identity = controls.setdefault(control.id, control).id
-                if module.source.probes:
-                    tasks.append(ReadingTask(name, module.source, identity))
-            title = slug(
-                naming, key, source, name, config=first.config, choice=first.learnt.choice, how=first.learnt.partition,
-                snapshot=snapshot,
-            )  # fmt: skip
-            cells.append(
-                Cell(
-                    title,
-                    first.seed,
-                    name,
-                    key,
-                    source,
-                    tuple(tasks),
-                    modules,
-                    snapshot,
-                    first.learnt.partition,
+        if reading.partition not in (None, first.learnt.partition):
+            continue
+        plain = reading.reading == "module" and reading.module_on == "all"
+        for snapshot in (*first.config.budget.snapshots, None) if plain else (None,):
+            for retrieval in _retrievals_of(study, reading.reading):
+                tasks = []
+                for module in modules:
+                    identity = module.id if snapshot is None else f"{module.id}@{snapshot}"
+                    if stem.which == "random":
+                        control = _control(module)
+                        identity = controls.setdefault(control.id, control).id
+                    task = task_of(
+                        study, reading, module.source, source, first.learnt.partition, module=identity, retrieval=retrieval,
+                    )  # fmt: skip
+                    if task.probes:
+                        tasks.append(task)
+                title = slug(
+                    naming, key, source, reading, config=first.config, choice=first.learnt.choice, how=first.learnt.partition,
+                    snapshot=snapshot, retrieval=retrieval,
+                )  # fmt: skip
+                cells.append(
+                    Cell(
+                        title,
+                        first.seed,
+                        reading.reading,
+                        key,
+                        source,
+                        tuple(tasks),
+                        modules,
+                        snapshot,
+                        first.learnt.partition,
+                    )
                 )
-            )
     return cells
 
 
-def _retrievals_of(study: Study, stem: str) -> Sequence[Retrieval | None]:
-    if STEMS.get(stem).context != "passages":
+@dataclass(frozen=True)
+class Group:
+    """Modules made alike, one per part of a source."""
+
+    key: str
+    source: Source
+    modules: tuple[ModulePlan, ...]
+    naming: Naming
+
+    @property
+    def alike(self) -> tuple:
+        """What modules of other sources must share to stand in the same pool."""
+        first = self.modules[0]
+        return (first.config, first.seed, *_made(first))
+
+
+def pool_cells(study: Study, groups: Sequence[Group]) -> list[Cell]:
+    """The cells that choose among the modules of a group (`pool: study`: among those of all sources that were made alike)."""
+    cells = []
+    pooled = [reading for reading in study.readings if STEMS.get(reading.reading).which == "pool"]
+    for group in groups if pooled else ():
+        if study.file.pool == "study":
+            others = [one for one in groups if one.key != group.key and one.alike == group.alike]
+        else:
+            others = []
+        if len(group.modules) == 1 and not others:
+            continue  # nothing to choose from: the group's one module is read by `module`
+        first = group.modules[0]
+        pool = pool_of([group, *others])
+        how = first.learnt.partition
+        for reading in (one for one in pooled if one.partition in (None, how)):
+            for retrieval in _retrievals_of(study, reading.reading):
+                task = task_of(study, reading, group.source, group.source, how, retrieval=retrieval, pool=pool)
+                title = slug(
+                    group.naming, group.key, group.source, reading, config=first.config, choice=first.learnt.choice, how=how,
+                    retrieval=retrieval,
+                )  # fmt: skip
+                cells.append(
+                    Cell(title, first.seed, reading.reading, group.key, group.source, (task,), group.modules, partition=how)
+                )  # fmt: skip
+    return cells
+
+
+def pool_of(groups: Sequence[Group]) -> Pool:
+    """The modules of groups as one pool; what is right is known for the questions of the first."""
+    candidates = tuple(
+        Candidate(module.id, _part_name(module, many=len(groups) > 1), module.source.text, _summary_of(module))
+        for group in groups
+        for module in group.modules
+    )
+    first = groups[0]
+    gold = gold_of(first.source, [module.source for module in first.modules])
+    how = first.modules[0].learnt.partition
+    whose = first.key if len(groups) == 1 else f"{', '.join(group.key for group in groups)}"
+    return Pool(f"{whose} by {how}: {len(candidates)} modules", candidates, gold)
+
+
+def _part_name(module: ModulePlan, *, many: bool) -> str:
+    return f"{module.source_key}/{module.learnt.part}" if many else module.learnt.part
+
+
+def _summary_of(module: ModulePlan) -> str:
+    """The first summary that the module learnt, else the gold summaries of its documents (of a piece there is none)."""
+    learnt = [example.answer for example in module.learnt.supervision.examples if example.recipe == "summary"]
+    if learnt:
+        return learnt[0]
+    if module.learnt.partition in ("corpus", "document"):
+        return "\n".join(document.summary for document in module.source.documents if document.summary)
+    return ""
+
+
+def _retrievals_of(study: Study, reading: str) -> Sequence[Retrieval | None]:
+    if STEMS.get(reading).context != "passages":
         return (None,)
-    if stem == "gold-passage":  # one passage, however the others are found
+    if context_name(reading) == "gold-passage":  # one passage, however the others are found
         return tuple(
             dict.fromkeys(r.model_copy(update={"method": "gold", "passages_k": 1}) for r in study.retrievals)
         )
@@ -266,7 +381,7 @@ def with_partners(cells: Sequence[Cell]) -> list[Cell]:
         replace(
             cell, tasks=tuple(_with_partner(cell, module, task, modules) for module, task in _asked(cell))
         )
-        if cell.stem == "wrong-module"
+        if STEMS.get(cell.stem).which == "wrong"
         else cell
         for cell in cells
     ]
@@ -274,7 +389,8 @@ def with_partners(cells: Sequence[Cell]) -> list[Cell]:
 
 def _asked(cell: Cell) -> list[tuple[ModulePlan, ReadingTask]]:
     """The modules of a cell whose parts are asked anything, with their tasks."""
-    return list(zip((module for module in cell.modules if module.source.probes), cell.tasks, strict=True))
+    asked = {task.source.hash: task for task in cell.tasks}
+    return [(module, asked[module.source.hash]) for module in cell.modules if module.source.hash in asked]
 
 
 def _made(module: ModulePlan) -> tuple[str, str, str]:
@@ -315,9 +431,17 @@ def without_doubles(cells: Sequence[Cell]) -> list[Cell]:
     seen: dict[tuple, Cell] = {}
     for cell in cells:
         other = seen.setdefault((cell.slug, cell.seed), cell)
-        if other.module_ids != cell.module_ids:
+        if _asked_with(other) != _asked_with(cell):
             raise InputError(
-                f"two different modules would both be called {cell.slug} (seed {cell.seed}); they differ in something that no name "
-                "shows, so run them as two studies"
+                f"two different modules or readings would both be called {cell.slug} (seed {cell.seed}); they differ in something that no "
+                "name shows, so run them as two studies"
             )
     return list(seen.values())
+
+
+def _asked_with(cell: Cell) -> list[tuple]:
+    """Everything by which two cells of one name may differ."""
+    return [
+        (task.module, task.pool and task.pool.candidates, task.routing, task.merging, task.module_on, task.abstain)
+        for task in cell.tasks
+    ]

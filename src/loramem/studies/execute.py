@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loramem.answering.readings import STEMS, ReadingTask, read
+from loramem.answering.readings import STEMS, Done, ReadingTask, read
 from loramem.base.model import Base
 from loramem.core.background import Background
 from loramem.core.errors import LoramemError
@@ -19,7 +19,7 @@ from loramem.modules.store import Store
 from loramem.studies.cells import Cell, ModulePlan
 from loramem.studies.plan import Plan
 from loramem.studies.progress import Progress
-from loramem.training import Teacher, Trained, train_modules
+from loramem.training import Teacher, Trained, TrainJob, train_modules
 
 
 @dataclass
@@ -93,17 +93,31 @@ def train_missing(
             spec = module.config.spec
             # described here: the saver's thread must not walk a model whose layers come and go
             config = adapter_config(spec, model=base.model, base_name=base.name)
-            saver.run(lambda: save_trained(store, done, module.recipe, spec, config, extra=extra), saved)
+            text = module.source.text
+            saver.run(lambda: save_trained(store, done, module.recipe, spec, config, extra=extra, text=text), saved)
 
         def step(rows_done: int, tokens: int) -> None:
             progress.advance(rows_done, tokens)
             saver.collect()
 
-        train_modules(
-            base, [module.job for module in missing], on_finish=finish, on_fail=fail, on_step=step, on_note=progress.note,
-            rows=rows, find=lambda identity: store.module(identity).load(), teacher=Teacher(base, store.teacher_cache),
-        )  # fmt: skip
+        teacher = Teacher(base, store.teacher_cache)
+        for jobs in in_order([module.job for module in missing]):
+            train_modules(
+                base, jobs, on_finish=finish, on_fail=fail, on_step=step, on_note=progress.note, rows=rows,
+                find=lambda identity: store.module(identity).load(), teacher=teacher,
+            )  # fmt: skip
+            saver.wait()  # those that come next may stand beside these
     progress.stop()
+
+
+def in_order(jobs: Sequence[TrainJob]) -> list[list[TrainJob]]:
+    """Jobs in rounds: those that train beside modules of other jobs come after these."""
+    keys = {job.key for job in jobs}
+    rounds: tuple[list[TrainJob], list[TrainJob]] = ([], [])
+    for job in jobs:
+        company = () if job.distractors is None else job.distractors.modules
+        rounds[bool(keys.intersection(company))].append(job)
+    return [jobs for jobs in rounds if jobs]
 
 
 def save_trained(
@@ -114,8 +128,9 @@ def save_trained(
     config: Mapping[str, Any],
     *,
     extra: dict | None = None,
+    text: str = "",
 ) -> None:
-    """Keep a trained module: weights, log, costs, and how its training ended."""
+    """Keep a trained module: weights, log, costs, how its training ended, and the text it learnt."""
     ledger = {
         "tokens": done.tokens,
         "supervised_tokens": done.supervised_tokens,
@@ -126,7 +141,7 @@ def save_trained(
     facts = {"final_loss": done.final_loss, "steps_taken": done.steps, "ended": done.ended, **(extra or {})}
     store.put_module(
         done.key, recipe, spec, done.tensors, config=config, log=done.log, ledger=ledger,
-        extra=facts, snapshots=done.snapshots,
+        extra=facts, snapshots=done.snapshots, text=text,
     )  # fmt: skip
 
 
@@ -159,17 +174,21 @@ def read_missing(
 ) -> None:
     """Answer every planned reading that the store lacks."""
     tasks: dict[str, ReadingTask] = {}
-    for stem, task in ((cell.stem, task) for cell in cells for task in cell.tasks):
+    for task in (task for cell in cells for task in cell.tasks):
         identity = task.identity(base)
         tasks.setdefault(identity, task)
-        if STEMS.get(stem).uses_module:
-            parent = (task.module or "").partition("@")[0]
-            if task.module is None:
-                outcome.failed_readings[identity] = (
-                    "no wrong module: no other source of this study has a module of the same spec; add a second source or drop the reading"
-                )
-            elif parent in outcome.failed_modules:
-                outcome.failed_readings[identity] = f"its module failed: {outcome.failed_modules[parent]}"
+        stem = STEMS.get(task.stem)
+        needed = [task.module] if stem.which in ("own", "wrong", "random") else []
+        if task.pool is not None:
+            needed += [one.module for one in task.pool.candidates]
+        if None in needed:
+            outcome.failed_readings[identity] = (
+                "no wrong module: no other source of this study has a module of the same spec; add a second source or drop the reading"
+            )
+        failed = [parent for one in needed if one and (parent := one.partition("@")[0]) in outcome.failed_modules]
+        if failed:
+            whose = "its module" if task.pool is None else f"a module of its pool ({failed[0][:12]})"
+            outcome.failed_readings[identity] = f"{whose} failed: {outcome.failed_modules[failed[0]]}"
     missing = [
         identity
         for identity in tasks
@@ -186,15 +205,16 @@ def read_missing(
     )
     last = time.perf_counter()
 
-    def done(index: int, predictions: list[dict], costs: dict) -> None:
+    def done(index: int, made: Done) -> None:
         nonlocal last
         now = time.perf_counter()
-        identity = missing[index]
+        identity, costs = missing[index], made.costs
         store.put_reading(
             identity,
             tasks[identity].describe(base),
-            predictions,
+            made.predictions,
             {**costs, "seconds_since_previous": now - last},
+            merges=made.merges,
         )
         last = now
         outcome.ledger.add(
@@ -204,7 +224,7 @@ def read_missing(
             prompt_tokens=costs["prompt_tokens"],
             new_tokens=costs["new_tokens"],
         )
-        progress.advance(len(predictions), costs["prompt_tokens"] + costs["new_tokens"])
+        progress.advance(len(made.predictions), costs["prompt_tokens"] + costs["new_tokens"])
         progress.finished_thing()
 
     def fail(index: int, error: Exception) -> None:

@@ -14,7 +14,8 @@ from loramem.studies.pairing import difference_of, scores_by_fact
 SELECTABLE = (
     "source", "size_tokens", "rank", "alpha", "targets", "layers", "lr", "exposures", "objective", "reading", "probe",
     "partition", "supervision", "steps", "variant", "budget", "snapshot", "retriever", "generator", "base_name",
-    "base_parameters", "supervision_tokens", "examples", "n_modules",
+    "base_parameters", "supervision_tokens", "examples", "n_modules", "router", "merge", "top_k", "pool", "pool_size", "passages_k",
+    "module_on", "distractors",
 )  # fmt: skip
 EXTREMES = ("smallest", "largest")
 Selector = dict[str, Any]
@@ -91,6 +92,10 @@ def judge(expectation: Expectation, cells: pd.DataFrame, items: pd.DataFrame | N
         if "probe" not in selector and (known["probe"] == expectation.probe).any():
             own = known[known["probe"] == expectation.probe]  # a metric of one phrasing needs no choice
         match = select(own, selector)
+        if len(match) > 1 and "module_on" not in selector:
+            match = match[match["module_on"].isna() | (match["module_on"] == "all")]
+        if len(match) > 1 and "distractors" not in selector:
+            match = match[match["distractors"].isna()]
         if len(match) > 1 and "budget" not in selector:
             # of several protocols the study's own, not those of its contrasts
             main = cells["budget"].dropna()

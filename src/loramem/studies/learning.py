@@ -17,7 +17,7 @@ from loramem.modules.spec import Objective
 from loramem.retrieval.embed import OFFLINE, Embedder
 from loramem.sources.catalogue import Source, leads_of, pairs_of
 from loramem.sources.chunking import Chunking, Part, dropped, offsets_of, partition
-from loramem.sources.types import Probe
+from loramem.sources.types import OUTSIDE, Document, Probe
 from loramem.synthesis import Supervision
 from loramem.synthesis.completing import Reply
 from loramem.synthesis.contexts import TeacherForms, teacher_forms
@@ -26,7 +26,7 @@ from loramem.synthesis.making import synthesize
 from loramem.synthesis.overlap import OVERLAP_VERSION, Overlap, guard, overlap
 from loramem.synthesis.probing import refuse_same
 from loramem.synthesis.recipes import parse_recipe
-from loramem.synthesis.units import units_of
+from loramem.synthesis.units import Unit, units_of
 from loramem.training import bucket_length
 
 
@@ -82,7 +82,7 @@ class Learnt:
 def parts_of(source: Source, how: str, chunking: str, base: Base) -> list[tuple[Part, Source]]:
     """A source cut into parts, one per module, each as a source: its documents (or pieces) and the probes its module is asked.
 
-    Every probe is asked once: of the part that holds its record or the whole of its document (of a record that is cut, the
+    Probes about nothing the source holds (`OUTSIDE`) are dealt out in turn. Every other probe is asked once: of the part that holds its record or the whole of its document (of a record that is cut, the
     piece with the answer, or the longest one), else (where nothing says which passage holds the answer) of the first part
     with a piece of its document.
     """
@@ -101,7 +101,12 @@ def parts_of(source: Source, how: str, chunking: str, base: Base) -> list[tuple[
         for document in part.documents
     }
     asked: list[list[Probe]] = [[] for _ in parts]
+    outside = 0
     for probe in source.probes:
+        if probe.phrasing in OUTSIDE:
+            asked[outside % len(parts)].append(probe)
+            outside += 1
+            continue
         found = owners.get(probe.id) or [first[name] for name in (probe.document,) if name in first]
         if not found:
             raise InputError(
@@ -119,6 +124,29 @@ def _fitness(probe: Probe, part: Part) -> tuple[bool, int]:
     records = [record for document in part.documents for record in document.records]
     said = "\n".join(record.text for record in records if record.id == probe.case) or part.text
     return any(answer.casefold() in said.casefold() for answer in probe.answers), len(said)
+
+
+def gold_of(source: Source, parts: Sequence[Source]) -> dict[str, frozenset[int]]:
+    """Which parts hold the answer to each probe, by their positions: those with its record or the whole of its document, else
+    (where nothing says which passage answers) every part with a piece of its document; nothing for probes of `OUTSIDE`."""
+    sizes = {document.id: len(document.text) for document in source.documents}
+    by_case: dict[str, set[int]] = {}
+    whole: dict[str, set[int]] = {}
+    pieces: dict[str, set[int]] = {}
+    for number, part in enumerate(parts):
+        for document in part.documents:
+            pieces.setdefault(document.id, set()).add(number)
+            if len(document.text) == sizes.get(document.id):
+                whole.setdefault(document.id, set()).add(number)
+            for record in document.records:
+                by_case.setdefault(record.id, set()).add(number)
+    found = {}
+    for probe in source.probes:
+        if probe.phrasing in OUTSIDE:
+            continue
+        sure = by_case.get(probe.case, set()) | whole.get(probe.document, set())
+        found[probe.id] = frozenset(sure or pieces.get(probe.document, set()))
+    return found
 
 
 class Synthesis:
@@ -177,9 +205,21 @@ class Synthesis:
             return self._learnt[mark]
         whole = {document.id: document for document in source.documents}
         leads = leads_of(source)
+        cut = parts_of(source, how, self.pieces, self.base)
+        pieces = self._by_document(source, whole, leads) if choice.per == "chunk" and how != "chunk" else None
+        if pieces is not None and how not in ("corpus", "document"):
+            raise InputError(
+                f"per: chunk with partition {how}: its parts hold pieces of documents already; use per: part"
+            )
         parts = [
-            (part, own, units_of(part, whole, leads))
-            for part, own in parts_of(source, how, self.pieces, self.base)
+            (
+                part,
+                own,
+                units_of(part, whole, leads)
+                if pieces is None
+                else [unit for document in part.documents for unit in pieces[document.id]],
+            )
+            for part, own in cut
         ]
         names = {portion.kind.name for portion in parse_recipe(choice.recipe)}
         pairs = pairs_of(config) if "published" in names and config is not None else None
@@ -207,12 +247,21 @@ class Synthesis:
         guard(plain, allow=choice.allow_overlap)
         measured = writer is None or not source.probes
         shared = plain.as_dict() if measured else self._with_meaning(made, source, plain)
-        cut = [part for part, _, _ in parts]
-        lost = dropped(source, cut, offsets_of(self.base.tokenizer)) if how == "chunk" else 0
+        lost = dropped(source, [part for part, _, _ in parts], offsets_of(self.base.tokenizer)) if how == "chunk" else 0
         self.accounts.append(
             {**account(key, source, choice, how, found, made, shared), "dropped_tokens": lost}
         )
         self._learnt[mark] = found
+        return found
+
+    def _by_document(
+        self, source: Source, whole: dict[str, Document], leads: dict[str, str]
+    ) -> dict[str, list[Unit]]:
+        """The chunks of each document as units."""
+        found: dict[str, list[Unit]] = {document.id: [] for document in source.documents}
+        for part, _ in parts_of(source, "chunk", self.pieces, self.base):
+            for unit in units_of(part, whole, leads):
+                found[unit.document.id].append(unit)
         return found
 
     def _with_meaning(self, made: Supervision, source: Source, plain: Overlap) -> dict:

@@ -14,15 +14,18 @@ from loramem.sources.catalogue import Source, load_source
 from loramem.studies.cells import (
     Cell,
     ControlPlan,
+    Group,
     ModulePlan,
     Naming,
     context_cells,
     module_cells,
     naming_of,
+    pool_cells,
     slug,
     with_partners,
     without_doubles,
 )
+from loramem.studies.extras import with_extras
 from loramem.studies.learning import Learnt, Synthesis
 from loramem.studies.spec import Study
 from loramem.synthesis.generators import SupervisionChoice
@@ -79,7 +82,11 @@ class Plan:
 
 def id_of(task: ReadingTask) -> tuple:
     """What makes two tasks one reading."""
-    return (task.stem, task.module, task.source.hash, task.retrieval)
+    pool = None if task.pool is None else tuple(one.module for one in task.pool.candidates)
+    return (
+        task.stem, task.module, task.source.hash, task.retrieval, pool, task.routing, task.merging, task.module_on, task.abstain,
+        task.documents, task.own_document,
+    )  # fmt: skip
 
 
 def make_plan(study: Study, base: Base, synthesis: Synthesis | None = None) -> Plan:
@@ -96,13 +103,16 @@ def make_plan(study: Study, base: Base, synthesis: Synthesis | None = None) -> P
     faults: list[str] = []
     for key, config in study.sources.items():
         try:
-            sources[key] = load_source(config, base.prompts.count)
+            sources[key] = [
+                with_extras(study, config, source, base) for source in load_source(config, base.prompts.count)
+            ]
         except LoramemError as error:
             faults += error.faults if isinstance(error, Faults) else [str(error)]
     if faults:
         raise Faults([f"sources: {fault}" for fault in faults])
     plan = Plan(sources, {}, {}, [], 0, [], synthesis.accounts)
     skipped = 0
+    groups: list[Group] = []
     for key, built in sources.items():
         naming = naming_of(study, key, base)
         for source in built:
@@ -118,26 +128,39 @@ def make_plan(study: Study, base: Base, synthesis: Synthesis | None = None) -> P
                     except RunFailed as error:
                         plan.lost.extend(_lost(study, key, source, choice, how, naming, str(error)))
                         continue
-                    skipped += _grid(study, key, source, learnt, naming, base, plan)
+                    skipped += _grid(study, key, source, learnt, naming, base, plan, groups)
     if faults:
         raise Faults(faults)
+    plan.cells.extend(pool_cells(study, groups))
     return replace(plan, cells=with_partners(without_doubles(plan.cells)), skipped=skipped)
 
 
 def _grid(
-    study: Study, key: str, source: Source, learnt: Sequence[Learnt], naming: Naming, base: Base, plan: Plan
+    study: Study,
+    key: str,
+    source: Source,
+    learnt: Sequence[Learnt],
+    naming: Naming,
+    base: Base,
+    plan: Plan,
+    groups: list[Group],
 ) -> int:
-    """The modules of every point on one supervision, and their cells. Returns how many modules are skipped."""
+    """The modules of every point on one supervision, and their cells; each group of them is noted in `groups`.
+
+    Returns:
+        How many modules are skipped.
+    """
     skipped = 0
     seen: set[tuple] = set()  # two points may come to one module once rates are chosen
     for point in study.points[key]:
-        if point.sizes is not None and source.size_tokens not in point.sizes:
+        how = learnt[0].partition
+        if not point.fits(source.size_tokens, how):
             continue
-        if any(skip.matches(key, source.size_tokens, point.config) for skip in study.file.skip):
+        if any(skip.matches(key, source.size_tokens, how, point.config) for skip in study.file.skip):
             skipped += study.file.seeds * len(learnt)
             continue
         for seed in range(study.file.seeds):
-            made = [plan_module(base, point.config, part, seed) for part in learnt]
+            made = _in_company(base, point.config, learnt, seed, plan)
             group = tuple(plan.modules.setdefault(module.id, module) for module in made)
             mark = tuple(module.id for module in group)
             if mark not in seen:
@@ -145,7 +168,36 @@ def _grid(
                 # the same supervision may come of two choices: a cell is of the choice it was asked with
                 own = tuple(replace(m, learnt=part) for m, part in zip(group, learnt, strict=True))
                 plan.cells.extend(module_cells(study, key, source, own, naming, plan.controls))
+                groups.append(Group(key, source, own, naming))
     return skipped
+
+
+def _in_company(
+    base: Base, config: ModuleConfig, learnt: Sequence[Learnt], seed: int, plan: Plan
+) -> list[ModulePlan]:
+    """One module per part; with distractors `others` those that stand beside them are planned as well.
+
+    Raises:
+        InputError: `others` of a source that is one part.
+    """
+    company = config.distractors
+    if company is None or company.modules != "others":
+        return [plan_module(base, config, part, seed) for part in learnt]
+    if len(learnt) < 2:
+        raise InputError(
+            f"distractors others: partition {learnt[0].partition} makes one module of {learnt[0].key}, so there are none; use document, "
+            "chunk or tokens:N"
+        )
+    alone = [plan_module(base, config.model_copy(update={"distractors": None}), part, seed) for part in learnt]
+    for module in alone:
+        plan.modules.setdefault(module.id, module)
+    found = []
+    for part, own in zip(learnt, alone, strict=True):
+        ids = tuple(sorted(other.id for other in alone if other.id != own.id))
+        named = config.model_copy(update={"distractors": company.model_copy(update={"modules": ids})})
+        # its place in the grid is that of the settings as they were written
+        found.append(replace(plan_module(base, named, part, seed), config=config))
+    return found
 
 
 def _lost(
@@ -153,10 +205,10 @@ def _lost(
 ) -> list[dict]:
     """The cells of a supervision that could not be made."""
     return [
-        {"cell": slug(naming, key, source, stem, config=point.config, choice=choice, how=how), "seed": None, "error": error}
+        {"cell": slug(naming, key, source, reading, config=point.config, choice=choice, how=how), "seed": None, "error": error}
         for point in study.points[key]
-        for stem in study.file.readings
-        if STEMS.get(stem).uses_module
+        for reading in study.readings
+        if STEMS.get(reading.reading).uses_module and reading.partition in (None, how)
     ]  # fmt: skip
 
 

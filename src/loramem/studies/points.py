@@ -18,7 +18,7 @@ from loramem.studies import grid
 if TYPE_CHECKING:
     from loramem.studies.spec import StudyFile
 
-CONFINES = ("sources", "sizes")
+CONFINES = ("sources", "sizes", "partitions")
 """Keys of a contrast that say where it applies; the others are paths of `modules`."""
 
 
@@ -50,6 +50,7 @@ class Point:
         dev_tokens: Size of the dev split on which they are tried.
         by: What decides among them (`Sweep.by`).
         sizes: The source sizes it is confined to, or None.
+        partitions: The partitions it is confined to, or None.
     """
 
     config: ModuleConfig
@@ -57,6 +58,13 @@ class Point:
     dev_tokens: int = 0
     by: str = "loss"
     sizes: tuple[int, ...] | None = None
+    partitions: tuple[str, ...] | None = None
+
+    def fits(self, size: int | None, partition: str) -> bool:
+        """Whether it stands in the grid of a source of this size, cut in this way."""
+        return (self.sizes is None or size in self.sizes) and (
+            self.partitions is None or partition in self.partitions
+        )
 
 
 def points_of(file: StudyFile, source: str) -> list[Point]:
@@ -72,17 +80,18 @@ def points_of(file: StudyFile, source: str) -> list[Point]:
             if path not in CONFINES:
                 grid.set_path(body, path, copy.deepcopy(value), where=where)
         sizes = tuple(changes["sizes"]) if "sizes" in changes else None
+        partitions = tuple(changes["partitions"]) if "partitions" in changes else None
         for settings in grid.expand(body["modules"], source=source):
             try:
                 tried, sweep = _choices(settings)
                 configs = [ModuleConfig.model_validate(one) for one in tried]
                 swept = tuple(configs) if sweep else ()
                 dev_tokens, by = (sweep.dev_tokens, sweep.by) if sweep else (0, "loss")
-                point = Point(configs[0], swept, dev_tokens, by, sizes)
-                known = found.setdefault((point.config, point.tried), point)
+                point = Point(configs[0], swept, dev_tokens, by, sizes, partitions)
+                known = found.setdefault((point.config, point.tried, partitions), point)
                 if known.sizes is not None:  # named by several contrasts: at the sizes of each
                     wider = None if sizes is None else tuple(sorted({*known.sizes, *sizes}))
-                    found[point.config, point.tried] = replace(known, sizes=wider)
+                    found[point.config, point.tried, partitions] = replace(known, sizes=wider)
             except InputError as error:
                 faults.append(f"{where}: {error}")
             except ValidationError as error:

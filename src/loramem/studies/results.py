@@ -18,6 +18,7 @@ from loramem.studies.cells import Cell
 from loramem.studies.execute import Outcome
 from loramem.studies.judging import Judging
 from loramem.studies.plan import Plan
+from loramem.studies.routed import add_fits
 from loramem.studies.spec import Study
 
 COLUMNS = (
@@ -25,7 +26,7 @@ COLUMNS = (
     "objective", "rank", "alpha", "targets", "layers", "variant", "lr", "steps", "exposures", "seed", "reading", "router", "merge",
     "top_k", "passages_k", "chunk", "pool", "probe", "judge", "metric", "value", "n_scored", "n_failed", "module_ids",
     "reading_id", "settings", "budget", "ended", "snapshot", "retriever", "base_name", "base_parameters", "examples",
-    "supervision_tokens",
+    "supervision_tokens", "module_on", "pool_size", "distractors",
 )  # fmt: skip
 ITEM_COLUMNS = ("cell", "seed", "metric", "probe", "case", "document", "level", "value")
 EXAMPLES_PER_CELL = 2
@@ -47,6 +48,7 @@ def _cell_columns(study: Study, cell: Cell, base: Base, store: Store) -> dict:
     retrieval = cell.tasks[0].retrieval if cell.tasks else None
     if retrieval is not None:
         row.update(retriever=retrieval.label, passages_k=retrieval.passages_k, chunk=retrieval.chunk_tokens)
+    row.update(_choice_columns(cell))
     trained = [module for module in cell.modules if store.has_module(module.id)]
     if trained:
         config = trained[0].config
@@ -64,8 +66,23 @@ def _cell_columns(study: Study, cell: Cell, base: Base, store: Store) -> dict:
             targets=_joined(config.spec.targets), layers=_joined(config.spec.layers), variant=config.spec.variant,
             lr=config.optimizer.lr, steps=round(sum(taken) / len(taken)), budget=config.budget.label, ended=ended, snapshot=cell.snapshot,
             exposures=sum(exposures) / len(exposures), module_ids=json.dumps(cell.module_ids),
+            distractors=config.distractors.label if config.distractors else None,
         )  # fmt: skip
     return row
+
+
+def _choice_columns(cell: Cell) -> dict:
+    """How modules were chosen, merged and switched on."""
+    if not cell.tasks or not STEMS.get(cell.stem).uses_module:
+        return {}
+    task = cell.tasks[0]
+    found: dict = {"module_on": task.module_on}
+    if task.pool is not None and task.routing is not None:
+        found.update(
+            router=task.routing.label, pool=task.pool.name, pool_size=len(task.pool.candidates),
+            top_k=1 if task.merging is None else task.routing.top_k, merge=task.merging.label if task.merging else None,
+        )  # fmt: skip
+    return found
 
 
 def _joined(value: str | tuple) -> str:
@@ -93,6 +110,8 @@ def collect(
             for row in read_jsonl(store.reading_folder(identity) / "predictions.jsonl")
         }
         judging.add_to(predictions, ids)
+        if any(task.pool for task in cell.tasks):
+            add_fits(predictions, [probe for task in cell.tasks for probe in task.probes])
         own: list[dict] = []
         for name in study.file.metrics:
             scored = _scored(METRICS.get(name), cell, predictions)
@@ -111,7 +130,7 @@ def as_frame(rows: list[dict]) -> pd.DataFrame:
     """Rows as results.parquet holds them: every column, integers that may be null, floats."""
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for column in ("size_tokens", "facts", "n_modules", "rank", "steps", "seed", "top_k", "passages_k", "chunk",
-                   "n_scored", "n_failed", "snapshot", "examples", "supervision_tokens", "base_parameters"):  # fmt: skip
+                   "n_scored", "n_failed", "snapshot", "pool_size", "examples", "supervision_tokens", "base_parameters"):  # fmt: skip
         frame[column] = frame[column].astype("Int64")
     for column in ("alpha", "lr", "exposures", "value"):
         frame[column] = frame[column].astype("Float64")

@@ -29,6 +29,7 @@ from loramem.studies.learning import Synthesis
 from loramem.studies.plan import Plan, make_plan
 from loramem.studies.progress import Progress
 from loramem.studies.results import as_frame, collect, context_costs
+from loramem.studies.routed import merge_rows, merges_of
 from loramem.studies.spec import Study
 from loramem.studies.summary import clean, summarise
 from loramem.studies.tuning import plan_sweeps, tune
@@ -127,6 +128,7 @@ class Leg:
     environment: dict
     fingerprint: str
     judging: Judging
+    merges: pd.DataFrame
 
 
 def run_leg(
@@ -153,6 +155,7 @@ def run_leg(
     return Leg(
         study, plan, outcome, results, items, examples, module_facts(plan, store), context_costs(plan, base, store),
         failures_by_cell(plan, outcome, base) + judging.failures, environment(base, command), base.fingerprint, judging,
+        merges_of(plan.cells, base, store),
     )  # fmt: skip
 
 
@@ -226,6 +229,10 @@ def execute(
         supervision=clean([{k: v for k, v in row.items() if k != "documents"} for row in supervision]),
     )  # fmt: skip
     summary.update(accounts([leg.judging for leg in legs]))
+    merges = pd.concat([leg.merges for leg in legs], ignore_index=True)
+    if len(merges):
+        merges.to_parquet(out / "merges.parquet", index=False)
+    summary["merges"] = clean(merge_rows(merges))
     summary["run"] = {
         "study": study.name,
         "scale": study.scale,

@@ -8,12 +8,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from loramem.answering.readings import STEMS
 from loramem.core.config import Config, faults_of, parse
 from loramem.core.errors import Faults, InputError, LoramemError, UnknownName, nearest
 from loramem.core.files import read_text
@@ -22,9 +21,11 @@ from loramem.modules.recipe import ModuleConfig
 from loramem.retrieval import Retrieval
 from loramem.sources.catalogue import source_config
 from loramem.sources.chunking import Chunking, check_partition
+from loramem.sources.unrelated import HarmChoice
 from loramem.studies import grid
 from loramem.studies.expectations import Expectation
 from loramem.studies.points import Point, points_of
+from loramem.studies.reading_choice import readings_of
 from loramem.synthesis.completing import Sampling
 from loramem.synthesis.generators import SupervisionChoice
 
@@ -40,12 +41,14 @@ class Skip(Config):
     source: str | None = None
     rank: tuple[int, ...] | None = None
     size_tokens: tuple[int, ...] | None = None
+    partition: str | None = None
 
-    def matches(self, source: str, size: int | None, config: ModuleConfig) -> bool:
+    def matches(self, source: str, size: int | None, partition: str, config: ModuleConfig) -> bool:
         return (
             self.source in (None, source)
             and (self.rank is None or config.spec.rank in self.rank)
             and (self.size_tokens is None or size in self.size_tokens)
+            and self.partition in (None, partition)
         )
 
 
@@ -87,6 +90,15 @@ class JudgeChoice(Config):
         return parse(EndpointConfig, {**self.endpoint, **own}, "endpoint")
 
 
+class StrangerChoice(Config):
+    """Questions of the source's dev split, which shares no fact with it."""
+
+    questions: Annotated[int, Field(ge=2)] = 64
+    """At most so many, spread over the split; one half sets a threshold, the other is judged by it."""
+    dev_tokens: Annotated[int, Field(ge=1)] = 1000
+    """Tokens of the split."""
+
+
 class StudyFile(Config):
     """The resolved body of a study file, lists still lists."""
 
@@ -103,7 +115,7 @@ class StudyFile(Config):
     modules: dict[str, Any]
     contrasts: tuple[dict[str, Any], ...] = ()
     """Further grids: paths of `modules` set to other values (`{modules.budget: {steps: 400}}`), optionally confined
-    to some `sources: [NAME]` and `sizes: [TOKENS]`."""
+    to some `sources: [NAME]`, `sizes: [TOKENS]` and `partitions: [WAY]`."""
     skip: tuple[Skip, ...] = ()
     partition: str | tuple[str, ...] = "corpus"
     """How a source is cut into modules, or a list of ways: `corpus` (one for all), `document`, `chunk`, `tokens:N`."""
@@ -111,7 +123,15 @@ class StudyFile(Config):
     """What a chunk is for partition `chunk`: TOKENS, TOKENS/OVERLAP or structure:TOKENS."""
     seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Training seeds 0..n-1."""
-    readings: Annotated[tuple[str, ...], Field(min_length=1)]
+    readings: Annotated[tuple[str | dict[str, Any], ...], Field(min_length=1)]
+    """Names, or mappings with a router and a merge rule whose lists are the grid (`reading_choice.readings_of`)."""
+    pool: Literal["source", "study"] = "source"
+    """Among which modules a router chooses: those of the question's source, or those of all sources of the study that were
+    made the same way."""
+    harm: HarmChoice | None = None
+    """Unrelated passages and common facts that every module is asked besides: what it does to other things."""
+    strangers: StrangerChoice | None = None
+    """Questions about documents that no module learnt: does a router see that nothing fits?"""
     retrieval: dict[str, Any] = {}
     """How readings with passages find them (`Retrieval`); lists are the grid."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -132,6 +152,7 @@ class Study:
 
     Attributes:
         points: Per source the points of its grid and contrasts.
+        readings: The ways of answering.
         retrievals: The ways passages are found.
         supervisions: The ways supervision is made, in the order of the file.
         partitions: The ways sources are cut into modules.
@@ -143,6 +164,7 @@ class Study:
         self.file, self.body, self.scale = file, body, scale
         self.sources = {key: source_config(value, f"sources.{key}") for key, value in file.sources.items()}
         self.points = {key: points_of(file, key) for key in file.sources}
+        self.readings = readings_of(file.readings)
         self.retrievals = tuple(_product(Retrieval, file.retrieval, "retrieval"))
         self.supervisions = _supervisions(file)
         self.partitions, self.bases = _listed(file.partition), _listed(file.base)
@@ -241,6 +263,12 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
                     for size in value
                     if size not in known
                 ]
+            elif path == "partitions":
+                faults += [
+                    f"contrasts[{number}].partitions: {way!r} is no partition of this study; {nearest(str(way), _listed(file.partition))}"
+                    for way in names
+                    if way not in _listed(file.partition)
+                ]
             elif path.split(".")[0] != "modules" or path.count(".") < 1:
                 faults.append(f"contrasts[{number}]: {path!r} is no path of modules, e.g. modules.budget")
     if not faults:
@@ -272,7 +300,7 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
         if value == []
     ]
     faults += [
-        f"skip[{number}]: give at least one of source, rank and size_tokens; as it is it skips everything"
+        f"skip[{number}]: give at least one of source, rank, size_tokens and partition; as it is it skips everything"
         for number, skip in enumerate(file.skip)
         if skip == Skip()
     ]
@@ -281,6 +309,12 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
         for skip in file.skip
         if skip.source is not None and skip.source not in file.sources
     ]
+    faults += [
+        f"skip: {skip.partition!r} is no partition of this study; {nearest(skip.partition, _listed(file.partition))}"
+        for skip in file.skip
+        if skip.partition is not None and skip.partition not in _listed(file.partition)
+    ]
+    faults += _faults_of_pools(file)
     return faults
 
 
@@ -316,6 +350,22 @@ def _faults_of_lists(file: StudyFile) -> list[str]:
     return faults
 
 
+def _faults_of_pools(file: StudyFile) -> list[str]:
+    """Routing needs modules to choose from; a reading may only be confined to a partition that there is."""
+    with contextlib.suppress(InputError):  # told elsewhere
+        ways = _listed(file.partition)
+        odd = [one.partition for one in readings_of(file.readings) if one.partition not in (None, *ways)]
+        if odd:
+            return [f"readings: {odd[0]!r} is no partition of this study; {nearest(str(odd[0]), ways)}"]
+        pooled = [one.reading for one in readings_of(file.readings) if one.routing is not None]
+        if pooled and set(_listed(file.partition)) == {"corpus"} and file.pool == "source":
+            return [
+                f"readings: {pooled[0]} chooses among the modules of a source, but partition corpus makes one of it; use document, chunk or "
+                "tokens:N, or pool: study"
+            ]
+    return []
+
+
 def _faults_of_capacity(source: str, points: Sequence[Point]) -> list[str]:
     """A limit is read off one module per rank and load: whatever else varies must name another grid."""
     seen: dict[tuple, ModuleConfig] = {}
@@ -345,12 +395,14 @@ def validate(body: Mapping[str, Any], scale: str) -> Study:
             source_config(value if isinstance(value, dict) else {}, f"sources.{key}")
         except LoramemError as error:
             faults += error.faults if isinstance(error, Faults) else [f"sources.{key}: {error}"]
-    for field, registry in (("readings", STEMS), ("metrics", METRICS)):
-        for name in body.get(field) or () if isinstance(body.get(field), list) else ():
-            if name not in registry:
-                faults.append(
-                    f"{field}: unknown {registry.kind} {name!r}; {nearest(str(name), registry.names())}"
-                )
+    if isinstance(body.get("readings"), list):
+        try:
+            readings_of([one for one in body["readings"] if isinstance(one, str | dict)])
+        except Faults as error:
+            faults += error.faults
+    for name in body.get("metrics") or () if isinstance(body.get("metrics"), list) else ():
+        if name not in METRICS:
+            faults.append(f"metrics: unknown metric {name!r}; {nearest(str(name), METRICS.names())}")
     if isinstance(body.get("modules"), dict):
         unknown = set(body["modules"]) - set(ModuleConfig.model_fields)
         faults += [

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from loramem.answering.readings import STEMS
 from loramem.metrics.edits import harmonic_mean
 from loramem.metrics.intervals import bootstrap_means, bounds, mean_interval
 from loramem.metrics.paired import holm
@@ -122,22 +123,51 @@ def _derived(cell: str, metric: str, grouped: Groups) -> dict:
 
 
 def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> list[dict]:
-    """Every module as it ended against the other readings of the same facts; p-values adjusted over all (Holm)."""
+    """Every module as it ended against the other readings of the same facts, every reading of many modules against those it is
+    made of (`counterparts`), and modules of one partition against those of another; p-values adjusted over all (Holm)."""
     cells = rows.drop_duplicates(["cell", "metric", "probe"])
     means = scores_by_fact(items)
+    tested = cells[cells["metric"].isin([metric for metric in metrics if metric in COMPARED]) & cells["snapshot"].isna()]
     found = []
-    tested = cells["metric"].isin([metric for metric in metrics if metric in COMPARED])
-    ended = cells["snapshot"].isna()
-    others: dict[tuple, list[pd.Series]] = {}
-    for _, cell in cells[tested & cells["reading"].isin(AGAINST)].iterrows():
-        others.setdefault(_values(cell, PLACE), []).append(cell)
-    for _, mine in cells[tested & ended & (cells["reading"] == "module")].iterrows():
-        for theirs in others.get(_values(mine, PLACE), ()):
-            control = theirs["reading"] in ("wrong-module", "random-module")
-            if control and theirs["cell"] != f"{mine['cell'].removesuffix('-module')}-{theirs['reading']}":
-                continue
-            found += _tested(mine, theirs, means)
+    for _, group in tested.groupby(PLACE, sort=False, dropna=False):
+        own = [cell for _, cell in group.iterrows()]
+        for number, mine in enumerate(own):
+            for other, theirs in enumerate(own):
+                if other != number and counterpart(mine, theirs, later=number > other):
+                    found += _tested(mine, theirs, means)
     return _adjusted(found)
+
+
+def counterpart(mine: pd.Series, theirs: pd.Series, *, later: bool) -> bool:
+    """Whether a reading of the same questions is what another is held against.
+
+    Args:
+        later: `mine` stands after `theirs`; of two that are held against each other only one difference is taken.
+    """
+    a, b = STEMS.get(str(mine["reading"])), STEMS.get(str(theirs["reading"]))
+    if a.which not in ("own", "pool"):
+        return False
+    same_context = a.context == b.context
+    if b.which == "none":
+        if a.name == "module":
+            return b.name in AGAINST
+        # with a context: against that context alone; without one: against the base alone
+        return same_context and _plain(mine["retriever"]) == _plain(theirs["retriever"])
+    if b.control:
+        plain = a.name == "module" and same_context
+        return plain and theirs["cell"] == f"{mine['cell'].removesuffix('-module')}-{theirs['reading']}"
+    if mine["partition"] != theirs["partition"]:  # single against multi, read in the same way
+        return later and _values(mine, READ) == _values(theirs, READ) and same_context and a.which == b.which
+    if _values(mine, MADE) != _values(theirs, MADE):
+        return False
+    if not same_context:  # what a context adds to the same modules
+        return b.context == "none" and _values(mine, CHOSEN_BY) == _values(theirs, CHOSEN_BY) and a.which == b.which
+    if a.which == "pool" and b.which == "own":
+        return True
+    if a.merges and not b.merges:
+        return b.which == "pool" and mine["router"] == theirs["router"]
+    # the same modules in another way: switched on elsewhere, chosen by another router
+    return later and a.name == b.name and not a.merges and mine["cell"] != theirs["cell"]
 
 
 def _tested(mine: pd.Series, theirs: pd.Series, means: dict[tuple, pd.DataFrame]) -> list[dict]:
@@ -180,6 +210,12 @@ def pairs(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> li
     return _adjusted(found)
 
 
+READ = ["reading", "router", "merge", "top_k", "module_on", "retriever", "supervision", "generator"]
+CHOSEN_BY = ["router", "merge", "top_k", "module_on"]
+MADE = [
+    "partition", "supervision", "generator", "rank", "alpha", "targets", "layers", "variant", "objective", "budget", "lr",
+    "distractors",
+]  # fmt: skip
 PLACE = ["source", "size_tokens", "base_name", "metric", "probe"]
 """Columns that say what was asked of which base: readings are compared within them."""
 SUPERVISION = ["supervision", "generator"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,6 +35,9 @@ class SupervisionChoice(Config):
     recipe: str = "raw"
     """`raw`, `qa:40`, `summary:8`, ... or a sum such as `raw+qa:40`; numbers are per document (per chunk with
     partition `chunk`)."""
+    per: Literal["part", "chunk"] = "part"
+    """`chunk`: numbers are per chunk of a document whatever the partition, so that one module of a document and one for each of
+    its chunks learn the same examples."""
     generator: str = "exact"
     """Who writes what `raw` and `published` do not give: `exact`, `reader`, `local`, or an endpoint's URL."""
     model: str | None = None

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from loramem.core.errors import InputError
 from loramem.metrics.text import same, words
-from loramem.sources.types import Probe
+from loramem.sources.types import OUTSIDE, Probe
 from loramem.synthesis.dedupe import blocks, near, particulars
 from loramem.synthesis.supervision import Example
 
@@ -142,7 +142,8 @@ def overlap(
     """Measure the overlap of supervision and probes.
 
     Statements that are to be continued (`compare`, `continue`) are questions like any other: prompts of all forms are
-    compared. Examples without a prompt (`text`) can have an `ngram` only.
+    compared. Examples without a prompt (`text`) can have an `ngram` only. Probes about nothing the source holds (`OUTSIDE`)
+    are left out, of the number of probes too: no score of a memory rests on them.
 
     Args:
         embedder: None: `embedding` is not measured.
@@ -155,6 +156,7 @@ def overlap(
     """
     if n < 1 or not 0 < ratio <= 100 or not 0 < cosine <= 1:
         raise InputError(f"overlap: n {n}, ratio {ratio}, cosine {cosine}; allowed: from 1, (0, 100], (0, 1]")
+    probes = [probe for probe in probes if probe.phrasing not in OUTSIDE]
     asked: dict[str, list[int]] = {}  # numbers of probes by what they ask
     bared = [bare(probe.prompt) for probe in probes]
     for number, (question, _) in enumerate(bared):

@@ -115,6 +115,11 @@ class Supervision:
         """Content identity: what is learnt, not what it was called or cost."""
         return digest([[e.form, e.prompt, e.answer] for e in self.examples])
 
+    @property
+    def text(self) -> str:
+        """Everything that is learnt, a line for each example: what a module may be found by where its documents are not known."""
+        return "\n".join(" ".join(part for part in (one.prompt, one.answer) if part) for one in self.examples)
+
     def of(self, units: Collection[str]) -> Supervision:
         """What was made of some units (`Made.unit`): examples stand in the order of `made`."""
         assert sum(one.written for one in self.made) == len(self.examples), "the account does not match"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from loramem.core.identity import seed_from
 from loramem.sources.almanac import sayings
+from loramem.sources.almanac.digests import Writer, digest
 from loramem.sources.almanac.phrasing import questions, statements
 from loramem.sources.almanac.relating import Kind, Relating, relate
 from loramem.sources.almanac.telling import fact_id
@@ -150,10 +151,10 @@ def _summary(matter: Matter) -> Iterator[Draft]:
         rng = matter.rng("summary", number)
         told = math.ceil(SHARES[number % len(SHARES)] * len(matter.facts))
         kept = [matter.facts[i] for i in sorted(rng.sample(range(len(matter.facts)), told))]
-        yield _whole(f"summary-{number}", kept, sayings.digest(kept, rng))
+        yield _whole(f"summary-{number}", kept, digest(kept, rng))
 
 
-def _whole(key: str, facts: Sequence[Fact], write: sayings.Writer) -> Draft:
+def _whole(key: str, facts: Sequence[Fact], write: Writer) -> Draft:
     return Draft(key, tuple(facts), tuple(map(_slot, facts)), lambda values: ("", write(values)))
 
 

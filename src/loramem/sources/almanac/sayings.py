@@ -1,4 +1,4 @@
-"""Longer wordings of known facts: a document retold, a summary, what follows from facts.
+"""Longer wordings of known facts: a document retold, what follows from facts.
 
 Every function returns a writer that takes the values to state, so that a caller may state wrong ones. None uses a
 held-out wording.
@@ -9,31 +9,22 @@ from __future__ import annotations
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from loramem.sources.almanac import values as sets
+from loramem.sources.almanac.digests import Writer
 from loramem.sources.almanac.relating import chains
 from loramem.sources.almanac.render import CLOSINGS, LINKS, OPENINGS, STYLES
-from loramem.sources.almanac.telling import Telling, capital
+from loramem.sources.almanac.telling import capital
 from loramem.sources.almanac.world import Fact
 
-Writer = Callable[[Sequence[str]], str]
 PARAGRAPH = 4
 """Sentences per paragraph of a retold document."""
 
 
 def fill(template: str, entity: str, value: str) -> str:
     return template.replace("{e}", entity).replace("{v}", value)
-
-
-def joined(parts: Sequence[str]) -> str:
-    """`a, b and c`.
-
-    >>> joined(["a", "b", "c"]), joined(["a"])
-    ('a, b and c', 'a')
-    """
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def prose(facts: Sequence[Fact], templates: Sequence[str], rng: random.Random) -> Writer:
@@ -51,34 +42,6 @@ def prose(facts: Sequence[Fact], templates: Sequence[str], rng: random.Random) -
         return "\n".join(" ".join(told[i : i + PARAGRAPH]) for i in range(0, len(told), PARAGRAPH))
 
     return write
-
-
-def digest(facts: Sequence[Fact], rng: random.Random) -> Writer:
-    """A summary: what is known of each entity in one sentence, entities in a drawn order."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, fact in enumerate(facts):
-        groups[fact.entity].append(index)
-    entities = list(groups)
-    rng.shuffle(entities)
-    nouns = [rng.choice(fact.relation.nouns) for fact in facts]
-
-    def write(values: Sequence[str]) -> str:
-        return " ".join(
-            f"On {entity}: {joined([f'{nouns[i]} {values[i]}' for i in groups[entity]])}."
-            for entity in entities
-        )
-
-    return write
-
-
-def gold_summary(telling: Telling, section: int | None = None) -> tuple[str, tuple[Fact, ...]]:
-    """(text, facts it covers): all facts of one section, or of the whole the first two of every section."""
-    if section is not None:
-        facts = telling.section(section)
-    else:
-        facts = tuple(fact for number in telling.sections for fact in telling.section(number)[:2])
-    write = digest(facts, random.Random(0))
-    return write([fact.value for fact in facts]), facts
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Literal
 
 from loramem.core.identity import seed_from
+from loramem.sources.almanac.digests import gold_digest
 from loramem.sources.almanac.phrasing import statements
 from loramem.sources.almanac.render import DISTRACTORS, LINKS
 from loramem.sources.almanac.world import Fact, World, common_names, make_world
@@ -162,7 +163,14 @@ class Telling:
                     span=(self.spans[own[0]][0], self.spans[own[-1]][1]),
                 )
             )
-        return Document(self.id, tuple(records), self.title)
+        return Document(self.id, tuple(records), self.title, gold_digest(self.gist()))
+
+    def gist(self, section: int | None = None) -> tuple[Fact, ...]:
+        """The facts that the gold summary (`gold_digest`) covers: all of one section, or of the whole the first two of every
+        section."""
+        if section is not None:
+            return self.section(section)
+        return tuple(fact for number in self.sections for fact in self.section(number)[:2])
 
     def probe(
         self,
