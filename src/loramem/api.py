@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from loramem.base import load_base
 from loramem.base.model import Base
 from loramem.base.prompts import Encoded
 from loramem.core.errors import InputError, LoramemError, nearest
-from loramem.modules.peft_format import adapter_config
+from loramem.core.files import read_json
+from loramem.modules.merged import Merging, Parent, merge_many, merged_recipe, weights_for
+from loramem.modules.peft_format import CONFIG, adapter_config
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
 from loramem.modules.store import Store, StoredModule
 from loramem.report.html import render
@@ -30,6 +33,7 @@ __all__ = [
     "load_base",
     "load_source",
     "load_study",
+    "merge",
     "run_study",
     "synthesize",
     "train_modules_of",
@@ -118,6 +122,55 @@ def train_modules_of(
     if errors:
         raise errors[0] if isinstance(errors[0], LoramemError) else LoramemError(str(errors[0]))
     return {name: kept.module(job.key) for name, (job, _) in planned.items()}
+
+
+def merge(
+    modules: Sequence[str], merging: Merging | None = None, *, store: Path | None = None
+) -> StoredModule:
+    """Merge modules of a store into one, which is kept in it too, or find it there. No base is needed.
+
+    Args:
+        modules: Ids or unique prefixes (`ID@STEP` is a snapshot), best first where weights are numbers.
+        merging: Rule and settings; by default TIES on the updates.
+
+    Raises:
+        UnknownName: no such module.
+        InputError: no modules, modules of different bases, weights that only a router can give, or what `merge_many` refuses.
+    """
+    merging = merging or Merging()
+    if merging.weights == "confidence":
+        raise InputError(
+            "weights confidence: a router gives them to the modules of a question; here give equal or numbers"
+        )
+    kept = Store(store)
+    parents = [kept.module(name) for name in modules]
+    weights = weights_for(merging, [1.0] * len(parents))
+    bases = sorted({str(one.recipe.get("base", "")) for one in parents})
+    if len(bases) > 1 or not bases[0]:
+        named = ", ".join(
+            f"{one.id[:12]} on {str(one.recipe.get('base', ''))[:8] or '(unknown)'}" for one in parents
+        )
+        raise InputError(f"only modules of one known base are merged; given {named}")
+    weighted = [Parent(one.id, weight) for one, weight in zip(parents, weights, strict=True)]
+    recipe = merged_recipe(weighted, merging, base=bases[0])
+    if not kept.has_module(identity := module_hash(recipe)):
+        folders = {one.id: one for one in parents}
+        [made] = merge_many([weighted], merging, lambda name: folders[name].load(), base=bases[0])
+        # it is on the layers of its parents: their description of them is its own
+        own = {
+            "r": made.spec.rank,
+            "lora_alpha": made.spec.rank,
+            "lora_dropout": 0.0,
+            "use_rslora": False,
+            "use_dora": False,
+        }
+        config = read_json(folders[recipe["parents"][0]["module"]].folder / CONFIG) | own
+        spent = ("tokens", "supervised_tokens", "seconds", "truncated_tokens", "teacher_tokens")
+        kept.put_module(
+            made.id, made.recipe, made.spec, made.tensors, config=config, log=[], ledger=dict.fromkeys(spent, 0),
+            extra={"rank": made.spec.rank, "measures": made.measures},
+        )  # fmt: skip
+    return kept.module(identity)
 
 
 def grouped(learnt: Supervision, each: str, name: str) -> dict[str, Supervision]:

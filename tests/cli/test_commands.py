@@ -227,6 +227,93 @@ def test_modules_train_list_show_export_delete(loramem, checkpoints, tmp_path):
     assert loramem("modules", "show", identity)[0] == 2
 
 
+def test_modules_merge_makes_a_module_like_any_other_and_finds_it_again(loramem, checkpoints, tmp_path):
+    made = []
+    for number, base in enumerate(("llama", "llama", "gemma")):
+        data = tmp_path / f"{number}.jsonl"
+        data.write_text(f'{{"question": "Who is Zoë?", "answer": "pilot {number}"}}\n')
+        code, said, error = loramem(
+            "modules",
+            "train",
+            "--supervision",
+            data,
+            "--base",
+            checkpoints[base],
+            "--rank",
+            2 + number,
+            "--steps",
+            2,
+            "--alpha",
+            6,
+        )
+        assert code == 0, error
+        made.append(said.split()[1])
+    command = (
+        "modules",
+        "merge",
+        made[0],
+        made[1],
+        "--rule",
+        "ties-delta",
+        "--weights",
+        "0.75,0.25",
+        "--density",
+        "0.6",
+        "--rank",
+        "4",
+    )
+    code, said, error = loramem(*command)
+    assert code == 0, error
+    identity, measures = said.split()[1], json.loads(said[said.index("{") :])
+    assert (
+        0 < measures["rank_residual"] < 1
+        and measures["norm_ratio"] > 0
+        and len(measures["parent_norms"]) == 2
+    )
+    shown = json.loads(loramem("modules", "show", identity)[1])
+    assert shown["recipe"]["rule"] == "ties-delta" and shown["rank"] == 4 and shown["measures"] == measures
+    weights = {parent["module"][:12]: parent["weight"] for parent in shown["recipe"]["parents"]}
+    assert weights == {made[0]: 0.75, made[1]: 0.25}
+    assert (Path(shown["folder"]) / "training.jsonl").read_text() == ""
+    assert set(json.loads((Path(shown["folder"]) / "ledger.json").read_text()).values()) == {0}
+    marker = Path(shown["folder"]) / "recipe.json"
+    before = marker.stat().st_mtime_ns
+    assert loramem(*command)[1] == said and marker.stat().st_mtime_ns == before, "the second call finds it"
+    swapped = (
+        "modules",
+        "merge",
+        made[1],
+        made[0],
+        "--weights",
+        "0.25,0.75",
+        "--density",
+        "0.6",
+        "--rank",
+        "4",
+    )
+    assert loramem(*swapped)[1] == said, "the order decides nothing"
+    listed = loramem("modules", "list")[1]
+    assert any(
+        line.startswith(identity) and "merged   ties-delta rank 4" in line for line in listed.splitlines()
+    )
+    assert loramem("modules", "merge", identity, made[0], "--rule", "cat")[0] == 0, "a merge can be merged"
+    assert loramem("modules", "export", identity, "--to", tmp_path / "adapter")[0] == 0
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (4, 4, False)
+    for arguments, pattern in {
+        (made[0], made[2]): "modules of one known base",
+        (made[0], "--rule", "tie-delta"): "Did you mean 'ties-delta'",
+        (made[0], made[1], "--rule", "linear-factors"): "need one rank",
+        (made[0], made[1], "--weights", "0.5"): "1 weights for 2 modules",
+        (made[0], made[1], "--weights", "a,b"): "give numbers",
+        (made[0], made[1], "--weights", "confidence"): "give numbers",
+        (made[0], made[1], "--rule", "cat", "--density", "0.5"): "prunes nothing",
+        (made[0], "no-such-module"): "no module",
+    }.items():
+        code, said, error = loramem("modules", "merge", *arguments)
+        assert code == 2 and pattern in error and "Traceback" not in said + error, error
+
+
 def test_data_commands(loramem, checkpoints, tmp_path):
     assert (
         "counterfact" in loramem("data", "list")[1]

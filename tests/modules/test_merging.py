@@ -52,7 +52,10 @@ def test_drop_keeps_the_expectation_and_the_share_and_needs_no_mask_at_density_1
 def test_ties_element_by_element(modules, width, seed):
     x_NE = maths.trim(drawn(modules, width, seed=seed), 0.6)
     weights = (drawn(modules, seed=seed + 1).abs() + 0.1).double()
-    ours, peft = maths.disjoint_mean(x_NE[None], weights[None])[0], maths.disjoint_count(x_NE[None], weights[None])[0]
+    ours, peft = (
+        maths.disjoint_mean(x_NE[None], weights[None])[0],
+        maths.disjoint_count(x_NE[None], weights[None])[0],
+    )
     for element in range(width):
         column = x_NE[:, element].double().tolist()
         sign = 1 if sum(w * x for w, x in zip(weights.tolist(), column, strict=True)) >= 0 else -1
@@ -74,10 +77,14 @@ def test_ties_by_hand():
     assert torch.allclose(maths.disjoint_count(x_NE[None], third), torch.tensor([[-3.0, 1.0, 0.0, 1.0]]))
     # a module that alone has the elected sign keeps its own size, however its weight compares to the others'
     weights = torch.tensor([[0.9, 0.1]], dtype=torch.float64)
-    assert torch.allclose(maths.disjoint_mean(torch.tensor([[[5.0], [-1.0]]]), weights), torch.tensor([[5.0]]))
+    assert torch.allclose(
+        maths.disjoint_mean(torch.tensor([[[5.0], [-1.0]]]), weights), torch.tensor([[5.0]])
+    )
     # and a module of weight 0 has no vote
     weights = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    assert torch.allclose(maths.disjoint_mean(torch.tensor([[[1.0], [-7.0]]]), weights), torch.tensor([[1.0]]))
+    assert torch.allclose(
+        maths.disjoint_mean(torch.tensor([[[1.0], [-7.0]]]), weights), torch.tensor([[1.0]])
+    )
 
 
 def svd_cut(dense: torch.Tensor, rank: int) -> tuple[torch.Tensor, float]:
@@ -108,7 +115,9 @@ def test_shared_rows_project_on_the_leading_rows_of_the_stacked_factors(count, r
     rows = torch.linalg.svd((a[0] * times[0, :, None]).double()).Vh[: min(rank, a.shape[1])]
     dense = (b[0] @ a[0]).double()
     assert torch.allclose((new_b[0] @ new_a[0]).double(), dense @ rows.T @ rows, atol=1e-4)
-    assert lost.item() == pytest.approx((dense - dense @ rows.T @ rows).square().sum().item(), rel=1e-3, abs=1e-4)
+    assert lost.item() == pytest.approx(
+        (dense - dense @ rows.T @ rows).square().sum().item(), rel=1e-3, abs=1e-4
+    )
 
 
 @quick
@@ -146,8 +155,13 @@ def test_measures_of_pairs_against_dense_updates(count, seed):
     for i in range(count):
         for j in range(count):
             assert inner[i, j].item() == pytest.approx((dense[i] * dense[j]).sum().item(), rel=1e-4, abs=1e-4)
-            assert differ[i, j] == (dense[i] * dense[j] < 0).sum() and both[i, j] == (dense[i] * dense[j] != 0).sum()
-            bases = [torch.linalg.svd(one).Vh[: torch.linalg.matrix_rank(one)] for one in (dense[i], dense[j])]
+            assert (
+                differ[i, j] == (dense[i] * dense[j] < 0).sum()
+                and both[i, j] == (dense[i] * dense[j] != 0).sum()
+            )
+            bases = [
+                torch.linalg.svd(one).Vh[: torch.linalg.matrix_rank(one)] for one in (dense[i], dense[j])
+            ]
             cosines = torch.linalg.svdvals(bases[0] @ bases[1].T)
             assert overlap[i, j].item() == pytest.approx(cosines.square().mean().item(), abs=1e-5)
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from loramem.answering.ask import answer, with_adapter
-from loramem.answering.contexts import alone
+from loramem.answering import contexts
 from loramem.core.errors import InputError
 from loramem.core.files import read_json, read_jsonl, read_marker
 from loramem.metrics.scorers import METRICS, score
@@ -144,7 +144,7 @@ def test_each_part_is_answered_by_its_own_module(ran, bases, recipe):
         assert {example.document for example in learnt.examples} == {name}
         asked = [probe for probe in source.probes if probe.document == name]
         assert list(task.probes) == asked and asked
-        told = answer(base, with_adapter(alone(asked), module.id), from_store(ran), rows=64)
+        told = answer(base, with_adapter(contexts.alone(asked), module.id), from_store(ran), rows=64)
         kept = read_jsonl(ran.store.reading_folder(task.identity(base)) / "predictions.jsonl")
         assert [(row["probe"], row["prediction"]) for row in kept] == [
             (row["probe"], row["prediction"]) for row in told
@@ -152,7 +152,7 @@ def test_each_part_is_answered_by_its_own_module(ran, bases, recipe):
         trained = [(p, row) for p, row in zip(asked, told, strict=True) if metric.applies(p)]
         alone += [score(metric, probe, row) for probe, row in trained]
         (other,) = [one for one in found.modules if one.id != module.id]
-        said = answer(base, with_adapter(alone([p for p, _ in trained]), other.id), from_store(ran), rows=64)
+        said = answer(base, with_adapter(contexts.alone([p for p, _ in trained]), other.id), from_store(ran), rows=64)
         crossed += [score(metric, p, row) for (p, _), row in zip(trained, said, strict=True)]
     assert values(ran.rows, slug)["trained"] == pytest.approx(sum(alone) / len(alone), rel=1e-4)
     assert abs(sum(alone) - sum(crossed)) > 1e-4, "another document's module says something else"

@@ -143,6 +143,13 @@ def _numbers(option: str, text: str) -> list[int]:
         ) from None
 
 
+def _decimals(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text!r}: give numbers separated by commas, e.g. 0.5,0.3,0.2") from None
+
+
 def _choice(text: str) -> str | list[str]:
     """A word for a group of matrices, or the names of some."""
     parts = [part for part in text.split(",") if part]
@@ -232,12 +239,15 @@ def modules_train(
 @modules_app.command("list")
 def modules_list(store: StoreOption = None) -> None:
     """Every finished module."""
+    from loramem.core.files import read_json
+    from loramem.modules.peft_format import CONFIG
     from loramem.modules.store import Store
 
     found = Store(store).modules()
     for module in found:
-        spec = module.recipe["spec"]
+        spec = module.recipe.get("spec") or {"rank": read_json(module.folder / CONFIG)["r"]}
         kind = "-".join(filter(None, (module.recipe.get("objective", {}).get("name"), spec.get("variant"))))
+        kind = kind or module.recipe.get("rule", "")
         print(
             f"{module.id[:12]}  {module.recipe['type']:8} {kind or 'lora':10} rank {spec['rank']:<5} steps {module.recipe.get('steps', '-'):<6} seed {module.recipe.get('seed', '-')}  base {module.recipe['base'][:8]}"
         )
@@ -271,6 +281,38 @@ def modules_export(
     from loramem.modules.transfer import export
 
     print(f"exported to {export(Store(store).module(module), to)}")
+
+
+@modules_app.command("merge")
+def modules_merge(
+    modules: Annotated[
+        list[str], typer.Argument(help="finished modules (unique prefixes, ID@STEP), best first")
+    ],
+    rule: Annotated[
+        str, typer.Option(help="cat, linear-delta, ties-delta, knots-ties, ... (docs/merging.md)")
+    ] = "ties-delta",
+    weights: Annotated[str, typer.Option(help="equal, or one number per module: 0.5,0.3,0.2")] = "equal",
+    density: Annotated[
+        float | None, typer.Option(help="share of entries that a rule which prunes keeps [default: 0.5]")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="most ranks of the result [default: the sum of theirs, for most rules]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of DARE's random masks")] = 0,
+    store: StoreOption = None,
+) -> None:
+    """Merge modules into one, and keep it in the store."""
+    from loramem.api import merge
+    from loramem.core.config import parse
+    from loramem.core.files import read_marker
+    from loramem.modules.merged import Merging
+
+    given: dict = {"rule": rule, "density": density, "rank": rank, "seed": seed}
+    if weights != "equal":
+        given["weights"] = _decimals("--weights", weights)
+    made = merge(modules, parse(Merging, given), store=store)
+    print(f"module {made.id[:12]} in {made.folder}")
+    _show(read_marker(made.home / "recipe.json")["measures"])
 
 
 # -- entry -------------------------------------------------------------------------------------------

@@ -52,7 +52,8 @@ class Parents:
                     f"modules {self.ids[0][:12]} and {identity[:12]} are on different layers: {len(odd)} tensors differ, e.g. {odd[0].removeprefix(PEFT_PREFIX)}; only modules of the same targets and layers are merged"
                 )
         self.shapes = {
-            layer: (self.tensors[0][layer + _A].shape[1], len(self.tensors[0][layer + _B])) for layer in self.layers
+            layer: (self.tensors[0][layer + _A].shape[1], len(self.tensors[0][layer + _B]))
+            for layer in self.layers
         }
         for number, (identity, spec) in enumerate(zip(self.ids, self.specs, strict=True)):
             for layer, (inputs, outputs) in self.shapes.items():
@@ -138,7 +139,9 @@ def _rank(ranks: tuple[int, ...], parents: Parents, merging: Merging) -> int:
     return min(wanted, max(min(shape) for shape in parents.shapes.values()))
 
 
-def merge_layer(parents: Parents, layer: str, group: Group, merging: Merging) -> tuple[Tensor, Tensor, Tensor]:
+def merge_layer(
+    parents: Parents, layer: str, group: Group, merging: Merging
+) -> tuple[Tensor, Tensor, Tensor]:
     """One layer of a group of merges.
 
     Returns:
@@ -158,14 +161,20 @@ def merge_layer(parents: Parents, layer: str, group: Group, merging: Merging) ->
             return _pruned((b[number] @ a[number]).flatten(), merging, layer, parents.ids[number])
 
         x_SNE = _gather(group, update)
-        merged_SE = maths.disjoint_mean(x_SNE, weights_SN) if rule.elect else maths.weighted_sum(x_SNE, weights_SN)
+        merged_SE = (
+            maths.disjoint_mean(x_SNE, weights_SN) if rule.elect else maths.weighted_sum(x_SNE, weights_SN)
+        )
         return maths.cut_dense(merged_SE.view(-1, outputs, inputs), group.rank)
     if rule.on == "knots":
         made = [
             _merge_blocks(parents, layer, index_N.tolist(), weights_N, merging, group.rank)
             for index_N, weights_N in zip(group.index_SN, weights_SN, strict=True)
         ]
-        return torch.stack([a for a, _, _ in made]), torch.stack([b for _, b, _ in made]), torch.stack([lost for _, _, lost in made])
+        return (
+            torch.stack([a for a, _, _ in made]),
+            torch.stack([b for _, b, _ in made]),
+            torch.stack([lost for _, _, lost in made]),
+        )
     a, b = parents.scaled(layer), parents.b(layer)
     if merging.rule == "cat-sqrt":
         weights_SN = weights_SN / math.sqrt(len(group.ranks))
@@ -176,7 +185,10 @@ def merge_layer(parents: Parents, layer: str, group: Group, merging: Merging) ->
     b_SOR = torch.cat([torch.stack([b[i] for i in own]) for _, own in columns], dim=2)
     if rule.on == "rows":
         # the space is that of the factors as PEFT weighs them, sqrt(w s) A
-        roots = [torch.tensor([parents.specs[i].scale for i in own]) * weights_SN[:, n].float() for n, own in columns]
+        roots = [
+            torch.tensor([parents.specs[i].scale for i in own]) * weights_SN[:, n].float()
+            for n, own in columns
+        ]
         inverse = torch.cat(
             [root.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()[:, None].expand(-1, rank) for root, rank in zip(roots, group.ranks, strict=True)],
             dim=1,
@@ -190,7 +202,9 @@ def merge_layer(parents: Parents, layer: str, group: Group, merging: Merging) ->
 def _merge_factors(parents: Parents, layer: str, group: Group, merging: Merging) -> tuple[Tensor, Tensor]:
     """A and B merged apart, each with the root of weight times scale, as PEFT spreads them."""
     rule = RULES.get(merging.rule)
-    scales_SN = torch.tensor([[parents.specs[i].scale for i in own] for own in group.index_SN.tolist()]).double()
+    scales_SN = torch.tensor(
+        [[parents.specs[i].scale for i in own] for own in group.index_SN.tolist()]
+    ).double()
     # PEFT's TIES divides by how many agree: equal weights must be 1 there, or the result shrinks with N
     whole = len(group.ranks) if rule.elect else 1
     roots_SN = (whole * group.weights_SN * scales_SN).sqrt()
@@ -201,7 +215,9 @@ def _merge_factors(parents: Parents, layer: str, group: Group, merging: Merging)
             return _pruned(factors[number].flatten(), merging, f"{layer}.{which}", parents.ids[number])
 
         x_SNE = _gather(group, prepared)
-        merged_SE = maths.disjoint_count(x_SNE, roots_SN) if rule.elect else maths.weighted_sum(x_SNE, roots_SN)
+        merged_SE = (
+            maths.disjoint_count(x_SNE, roots_SN) if rule.elect else maths.weighted_sum(x_SNE, roots_SN)
+        )
         found.append(merged_SE.view(-1, *factors[int(group.index_SN[0, 0])].shape))
     return found[0], found[1]
 

@@ -52,7 +52,8 @@ class Measuring:
         shares_SN = weights_SN / weights_SN.sum(1, keepdim=True)
         columns = list(enumerate(index_SN.T.tolist()))
         mean_a = torch.cat(
-            [torch.stack([a[i] for i in own]).double() * shares_SN[:, n, None, None] for n, own in columns], dim=1
+            [torch.stack([a[i] for i in own]).double() * shares_SN[:, n, None, None] for n, own in columns],
+            dim=1,
         )
         mean_b = torch.cat([torch.stack([b[i] for i in own]) for _, own in columns], dim=2)
         own_S = maths.product(a_SRI, b_SOR, a_SRI, b_SOR)

@@ -53,10 +53,15 @@ for _name, _prune, _elect in (
     ("linear", None, False), ("ties", "magnitude", True), ("dare-linear", "random", False),
     ("dare-ties", "random", True), ("magnitude-prune", "magnitude", False),
 ):  # fmt: skip
-    RULES.add(f"{_name}-factors", Rule(f"PEFT's {_name} on A and B", "factors", _prune, _elect, rank="largest", cut=False))  # type: ignore[arg-type]
+    RULES.add(
+        f"{_name}-factors",
+        Rule(f"PEFT's {_name} on A and B", "factors", _prune, _elect, rank="largest", cut=False),
+    )  # type: ignore[arg-type]
     if _name != "linear":
         RULES.add(f"{_name}-delta", Rule(f"{_name} on the update", "delta", _prune, _elect))  # type: ignore[arg-type]
-RULES.add("svd-factors", Rule("the mean update in a row space that the A factors choose", "rows", rank="largest"))
+RULES.add(
+    "svd-factors", Rule("the mean update in a row space that the A factors choose", "rows", rank="largest")
+)
 RULES.add("linear-delta", Rule("the weighted mean of the updates, exactly", "sum"))
 RULES.add("svd-delta", Rule("the weighted mean, cut to the largest parent's rank", "sum", rank="largest"))
 RULES.add("knots-linear", Rule("the weighted mean in the joint SVD's blocks", "knots"))
@@ -98,13 +103,19 @@ class Merging(Config):
     def _fitting(self) -> Merging:
         rule = RULES.get(self.rule)
         if self.density is not None and not rule.prune:
-            raise ValueError(f"density: {self.rule} prunes nothing; {_having('density', lambda one: bool(one.prune))}")
+            raise ValueError(
+                f"density: {self.rule} prunes nothing; {_having('density', lambda one: bool(one.prune))}"
+            )
         if self.rank is not None and not rule.cut:
             raise ValueError(f"rank: {self.rule} is never cut; {_having('a rank', lambda one: one.cut)}")
         if self.seed and rule.prune != "random":
-            raise ValueError(f"seed: {self.rule} draws nothing; {_having('a seed', lambda one: one.prune == 'random')}")
+            raise ValueError(
+                f"seed: {self.rule} draws nothing; {_having('a seed', lambda one: one.prune == 'random')}"
+            )
         if self.weights == ():
-            raise ValueError("weights: an empty list; give one per parent, best first, or equal, or confidence")
+            raise ValueError(
+                "weights: an empty list; give one per parent, best first, or equal, or confidence"
+            )
         return self
 
     @property

@@ -60,7 +60,7 @@ def weights_for(merging: Merging, shares: Sequence[float]) -> tuple[float, ...]:
     Raises:
         InputError: no parent, another number of weights than of parents, or shares that give no weights.
 
-    >>> weights_for(Merging(weights="confidence"), [0.6, 0.2]), weights_for(Merging(rule="cat"), [0.6, 0.2])
+    >>> weights_for(Merging(weights="confidence"), [0.375, 0.125]), weights_for(Merging(rule="cat"), [0.6, 0.2])
     ((0.75, 0.25), (1.0, 1.0))
     """
     count = len(shares)
@@ -116,16 +116,24 @@ def merge_many(
             than their neighbours; a rule on the factors with unequal ranks.
     """
     if not base:
-        raise InputError("the base of these modules is unknown; modules of different bases have no common merge")
+        raise InputError(
+            "the base of these modules is unknown; modules of different bases have no common merge"
+        )
     wanted = [merged_recipe(_checked(one), merging, base=base) for one in sets]
     keys = [module_hash(recipe) for recipe in wanted]
     recipes = dict(zip(keys, wanted, strict=True))
     unique = {key: [(one["module"], one["weight"]) for one in own["parents"]] for key, own in recipes.items()}
     if not unique:
         return []
-    parents = Parents({name: load(name) for name in sorted({name for own in unique.values() for name, _ in own})})
+    parents = Parents(
+        {name: load(name) for name in sorted({name for own in unique.values() for name, _ in own})}
+    )
     groups = groups_of(unique, parents, merging)
-    made = {key: Merged(key, recipes[key], _spec(group, parents), {}, {}) for group in groups for key in group.keys}
+    made = {
+        key: Merged(key, recipes[key], _spec(group, parents), {}, {})
+        for group in groups
+        for key in group.keys
+    }
     sums = Measuring(len(parents.ids))
     for layer in parents.layers:
         scaled, b = parents.scaled(layer), parents.b(layer)
@@ -135,8 +143,12 @@ def merge_many(
                 a_SRI, b_SOR, lost_S = merge_layer(parents, layer, part, merging)
                 sums.add_merges(part.keys, part.index_SN, part.weights_SN, a_SRI, b_SOR, lost_S, scaled, b)
                 for key, own_a, own_b in zip(part.keys, a_SRI, b_SOR, strict=True):
-                    made[key].tensors[f"{layer}.lora_A.weight"] = own_a.clone(memory_format=torch.contiguous_format)
-                    made[key].tensors[f"{layer}.lora_B.weight"] = own_b.clone(memory_format=torch.contiguous_format)
+                    made[key].tensors[f"{layer}.lora_A.weight"] = own_a.clone(
+                        memory_format=torch.contiguous_format
+                    )
+                    made[key].tensors[f"{layer}.lora_B.weight"] = own_b.clone(
+                        memory_format=torch.contiguous_format
+                    )
     for group in groups:
         for key, index_N, weights_N in zip(group.keys, group.index_SN, group.weights_SN, strict=True):
             made[key].measures = sums.measures(key, index_N, weights_N)

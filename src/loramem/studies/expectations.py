@@ -9,13 +9,14 @@ from pydantic import Field, field_validator, model_validator
 
 from loramem.core.config import Config
 from loramem.core.errors import nearest
+from loramem.studies.latency import LATENCY_METRICS
 from loramem.studies.pairing import difference_of, scores_by_fact
 
 SELECTABLE = (
     "source", "size_tokens", "rank", "alpha", "targets", "layers", "lr", "exposures", "objective", "reading", "probe",
     "partition", "supervision", "steps", "variant", "budget", "snapshot", "retriever", "generator", "base_name",
     "base_parameters", "supervision_tokens", "examples", "n_modules", "router", "merge", "top_k", "pool", "pool_size", "passages_k",
-    "module_on", "distractors",
+    "module_on", "distractors", "asked",
 )  # fmt: skip
 EXTREMES = ("smallest", "largest")
 Selector = dict[str, Any]
@@ -56,6 +57,10 @@ class Expectation(Config):
                     raise ValueError(
                         f"selector key {key!r} is no column of the results; {nearest(key, SELECTABLE)}"
                     )
+            if "asked" in selector and self.metric not in LATENCY_METRICS:
+                raise ValueError(
+                    f"selector key 'asked' belongs to {', '.join(LATENCY_METRICS)}, not to {self.metric!r}"
+                )
         return self
 
 

@@ -25,6 +25,7 @@ from loramem.modules.store import Store
 from loramem.studies.capacity import capacity, derived_rows, module_facts
 from loramem.studies.execute import Outcome, failures_by_cell, make_controls, read_missing, train_missing
 from loramem.studies.judging import Judging, accounts, judge_missing
+from loramem.studies.latency import latency_of, with_verdicts
 from loramem.studies.learning import Synthesis
 from loramem.studies.plan import Plan, make_plan
 from loramem.studies.progress import Progress
@@ -129,6 +130,7 @@ class Leg:
     fingerprint: str
     judging: Judging
     merges: pd.DataFrame
+    latency: dict | None
 
 
 def run_leg(
@@ -152,10 +154,18 @@ def run_leg(
     judging = judge_missing(study, plan, base, store, outcome, progress)
     progress.say("scoring")
     results, items, examples = collect(study, plan, base, store, outcome, judging)
+    latency = None
+    if study.file.latency is not None:
+        progress.say("timing")
+        with outcome.ledger.timed("timing"):
+            latency = latency_of(
+                plan, base, store, study.file.latency, rows=max(32, rows),
+                training=lambda jobs: estimate(jobs, base, rows=rows)["train_seconds"],
+            )  # fmt: skip
     return Leg(
         study, plan, outcome, results, items, examples, module_facts(plan, store), context_costs(plan, base, store),
         failures_by_cell(plan, outcome, base) + judging.failures, environment(base, command), base.fingerprint, judging,
-        merges_of(plan.cells, base, store),
+        merges_of(plan.cells, base, store), latency,
     )  # fmt: skip
 
 
@@ -233,6 +243,11 @@ def execute(
     if len(merges):
         merges.to_parquet(out / "merges.parquet", index=False)
     summary["merges"] = clean(merge_rows(merges))
+    timed = [leg.latency for leg in legs if leg.latency is not None]
+    if timed:
+        write_json(out / "latency.json", timed)
+        summary["latency"] = timed
+        summary["verdicts"] = with_verdicts(summary, study.file.expect)
     summary["run"] = {
         "study": study.name,
         "scale": study.scale,

@@ -24,6 +24,7 @@ from loramem.sources.chunking import Chunking, check_partition
 from loramem.sources.unrelated import HarmChoice
 from loramem.studies import grid
 from loramem.studies.expectations import Expectation
+from loramem.studies.latency import LatencyChoice
 from loramem.studies.points import Point, points_of
 from loramem.studies.reading_choice import readings_of
 from loramem.synthesis.completing import Sampling
@@ -132,6 +133,8 @@ class StudyFile(Config):
     """Unrelated passages and common facts that every module is asked besides: what it does to other things."""
     strangers: StrangerChoice | None = None
     """Questions about documents that no module learnt: does a router see that nothing fits?"""
+    latency: LatencyChoice | None = None
+    """Time every reading and say when modules have paid for their training; None: nothing is timed."""
     retrieval: dict[str, Any] = {}
     """How readings with passages find them (`Retrieval`); lists are the grid."""
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]

@@ -24,6 +24,7 @@ class Clock:
     def __init__(self, device: torch.device):
         self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
+        self.tokens = 0
         self._open: list[str] = []
         self._since = 0.0
 

@@ -33,6 +33,7 @@ from loramem.answering.text_routers import pieces_of
 from loramem.base.model import Base
 from loramem.inference.generate import Generation, Request, generate
 from loramem.inference.limits import MAX_NEW_TOKENS
+from loramem.inference.prefix import PrefixCache
 from loramem.modules import peft_format
 from loramem.modules.bank import Bank
 from loramem.modules.spec import LoraSpec
@@ -59,7 +60,8 @@ class Pass:
     """All questions asked once.
 
     Attributes:
-        clocks: One per question, or one for all that were asked together. `answer` in them is the whole decoding.
+        clocks: One per question, or one for all that were asked together. `answer` in them is the whole decoding; `tokens` are
+            those that were read, a shared context once.
         said: Answers, in the order asked; None where none was given.
         modules: Ids whose weights each question needed.
         contexts: Tokens that stood before each question.
@@ -304,10 +306,15 @@ class Way:
 
     def _answer(self, requests: list[Request], clock: Clock, bank: Bank | None) -> list[Generation]:
         first = [replace(request, max_new_tokens=1) for request in requests]
+        prefixes = PrefixCache(self.base)
         with clock.part("prefill"):
             generate(self.base, first, bank=bank, rows=self.rows)
         with clock.part("answer"):
-            return generate(self.base, requests, bank=bank, rows=self.rows)
+            found = generate(self.base, requests, bank=bank, rows=self.rows, prefixes=prefixes)
+        # a base that cannot share contexts reads each with its question, and the cache reads none
+        contexts = prefixes.tokens if prefixes.encoded else sum(len(one.prefix) for one in requests)
+        clock.tokens += contexts + sum(len(one.prompt) for one in requests)
+        return found
 
     def _pass(self, clocks: list[Clock], asked: Sequence[Asked], said: list[Generation | None]) -> Pass:
         modules = [
