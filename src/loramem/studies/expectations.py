@@ -69,7 +69,9 @@ def select(cells: pd.DataFrame, selector: Selector) -> pd.DataFrame:
     the rank before anything else: the largest size is then the largest that this rank has."""
     found = cells
     for key, value in selector.items():
-        if value not in EXTREMES:
+        if value is None:  # asked for a column that does not apply
+            found = found[found[key].isna()]
+        elif value not in EXTREMES:
             numeric = isinstance(value, int | float) and pd.api.types.is_numeric_dtype(found[key])
             found = found[found[key] == value] if numeric else found[found[key].astype(str) == str(value)]
     for key, value in sorted(selector.items(), key=lambda item: item[0] != "rank"):

@@ -292,14 +292,17 @@ def as_cells(latency: dict, cells: Sequence[dict]) -> pd.DataFrame:
 
 
 def with_verdicts(summary: dict, expect: Sequence[Expectation]) -> list[dict]:
-    """The verdicts of a summary, those about latency judged by what was timed."""
+    """The verdicts on all expectations, in their order: those about latency judged by what was timed, the others as they are."""
     from loramem.studies.expectations import judge  # which knows the names of the metrics from here
 
-    tables = [as_cells(one, summary["cells"]) for one in summary["latency"]]
-    table = (
-        pd.concat([one for one in tables if len(one)], ignore_index=True) if any(map(len, tables)) else None
-    )
+    tables = [as_cells(one, summary["cells"]) for one in summary.get("latency", ())]
+    table = pd.concat(tables, ignore_index=True) if any(map(len, tables)) else None
+    scored = iter(summary["verdicts"])
     return [
-        judge(one, table) if one.metric in LATENCY_METRICS and table is not None else verdict
-        for one, verdict in zip(expect, summary["verdicts"], strict=True)
+        next(scored)
+        if one.metric not in LATENCY_METRICS
+        else judge(one, table)
+        if table is not None
+        else {"claim": one.claim, "verdict": "undecided", "reason": "nothing was timed", "cells": []}
+        for one in expect
     ]

@@ -25,7 +25,7 @@ from loramem.modules.store import Store
 from loramem.studies.capacity import capacity, derived_rows, module_facts
 from loramem.studies.execute import Outcome, failures_by_cell, make_controls, read_missing, train_missing
 from loramem.studies.judging import Judging, accounts, judge_missing
-from loramem.studies.latency import latency_of, with_verdicts
+from loramem.studies.latency import LATENCY_METRICS, latency_of, with_verdicts
 from loramem.studies.learning import Synthesis
 from loramem.studies.plan import Plan, make_plan
 from loramem.studies.progress import Progress
@@ -228,7 +228,8 @@ def execute(
         for row in leg.plan.supervision
     ]
     write_json(out / "supervision.json", clean(supervision))
-    summary = summarise(results, items, study.file.expect, metrics=study.file.metrics)
+    scored = [one for one in study.file.expect if one.metric not in LATENCY_METRICS]
+    summary = summarise(results, items, scored, metrics=study.file.metrics)
     modules = pd.concat([leg.modules for leg in legs], ignore_index=True)
     found = capacity(study.file.capacity, pd.DataFrame(summary["cells"]), items, modules)
     derived = as_frame([{"base": legs[0].fingerprint[:12], **row} for row in derived_rows(study.name, found)])
@@ -247,7 +248,7 @@ def execute(
     if timed:
         write_json(out / "latency.json", timed)
         summary["latency"] = timed
-        summary["verdicts"] = with_verdicts(summary, study.file.expect)
+    summary["verdicts"] = with_verdicts(summary, study.file.expect)
     summary["run"] = {
         "study": study.name,
         "scale": study.scale,

@@ -135,6 +135,7 @@ def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str])
             for other, theirs in enumerate(own):
                 if other != number and counterpart(mine, theirs, later=number > other):
                     found += _tested(mine, theirs, means)
+        found += [row for mine, first in _variants(own) for row in _tested(mine, first, means)]
     return _adjusted(found)
 
 
@@ -166,8 +167,30 @@ def counterpart(mine: pd.Series, theirs: pd.Series, *, later: bool) -> bool:
         return True
     if a.merges and not b.merges:
         return b.which == "pool" and mine["router"] == theirs["router"]
+    if a.name != b.name or not later:
+        return False
+    if a.merges:  # the same rule over another number of modules, or on updates in place of factors
+        rules = [str(cell["merge"]).replace("-factors", "").replace("-delta", "") for cell in (mine, theirs)]
+        equal = [mine[name] == theirs[name] for name in ("router", "top_k", "merge", "module_on")]
+        return rules[0] == rules[1] and equal in ([True, False, True, True], [True, True, False, True])
     # the same modules in another way: switched on elsewhere, chosen by another router
-    return later and a.name == b.name and not a.merges and mine["cell"] != theirs["cell"]
+    return bool(mine["cell"] != theirs["cell"])
+
+
+def _variants(cells: Sequence[pd.Series]) -> list[tuple[pd.Series, pd.Series]]:
+    """(cell, first cell read in the same way, of the same partition and supervision) where one of `ASPECTS` differs and nothing
+    else."""
+    found = []
+    firsts: dict[tuple[str, ...], pd.Series] = {}
+    for cell in cells:
+        if STEMS.get(str(cell["reading"])).which not in ("own", "pool"):
+            continue
+        first = firsts.setdefault(_values(cell, ["partition", *READ]), cell)
+        rest = [name for name in MADE if name not in ASPECTS]
+        differing = sum(str(cell[name]) != str(first[name]) for name in ASPECTS)
+        if differing == 1 and _values(cell, rest) == _values(first, rest):
+            found.append((cell, first))
+    return found
 
 
 def _tested(mine: pd.Series, theirs: pd.Series, means: dict[tuple, pd.DataFrame]) -> list[dict]:
@@ -210,6 +233,8 @@ def pairs(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> li
     return _adjusted(found)
 
 
+ASPECTS = ("targets", "layers", "variant", "objective", "distractors")
+"""What an ablation changes, one at a time."""
 READ = ["reading", "router", "merge", "top_k", "module_on", "retriever", "supervision", "generator"]
 CHOSEN_BY = ["router", "merge", "top_k", "module_on"]
 MADE = [
