@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from loramem.answering.asking import Answered
+from loramem.answering.asking import ask as ask_modules
+from loramem.answering.asking_checks import check_documents, check_questions, choose_modules
+from loramem.answering.asking_settings import Asking
+from loramem.answering.readings import STEMS
 from loramem.base import load_base
 from loramem.base.model import Base
 from loramem.base.prompts import Encoded
@@ -18,6 +24,8 @@ from loramem.modules.store import Store, StoredModule
 from loramem.report.html import render
 from loramem.report.tables import write_tables
 from loramem.sources.catalogue import load_source
+from loramem.sources.folder import FolderConfig
+from loramem.sources.folder import build as read_documents
 from loramem.studies.execute import save_trained
 from loramem.studies.progress import Progress
 from loramem.studies.run import Bases, RunResult, execute
@@ -29,7 +37,10 @@ from loramem.synthesis.supervision import load as load_supervision
 from loramem.training import Teacher, TrainJob, bucket_length, train_modules
 
 __all__ = [
+    "Answered",
+    "Asking",
     "Store",
+    "ask",
     "load_base",
     "load_source",
     "load_study",
@@ -171,6 +182,44 @@ def merge(
             extra={"rank": made.spec.rank, "measures": made.measures},
         )  # fmt: skip
     return kept.module(identity)
+
+
+def ask(
+    questions: Sequence[str],
+    modules: Sequence[str] = (),
+    asking: Asking | None = None,
+    *,
+    documents: Path | str | None = None,
+    base: str = "embedded",
+    store: Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    offline: bool = False,
+) -> list[Answered]:
+    """Ask modules of a store in people's own words: what `loramem ask` does. All questions are answered together; nothing is written.
+
+    Args:
+        modules: Ids, unique prefixes, `ID@STEP`, or `all`; none for readings of the base alone.
+        asking: Reading, router, merge rule, retrieval; by default `module` for one module, `routed` for several.
+        documents: A folder or a file that `+icl` and `+rag` read; None: what the modules learnt.
+
+    Raises:
+        InputError: an empty or too long question, a module that is unknown, damaged or of another base, a setting that does not fit.
+    """
+    began = time.perf_counter()
+    check_questions(questions)
+    chosen = choose_modules(Store(store, look=True), modules)
+    settled = (asking or Asking()).settled(len(chosen))
+    check_documents(STEMS.get(str(settled.reading)), given=documents is not None)
+    loaded = load_base(base, device=device, dtype=dtype, offline=offline)
+    read = None
+    if documents is not None:
+        [source] = read_documents(FolderConfig(path=str(documents)), loaded.prompts.count)
+        read = source.documents
+    return ask_modules(
+        loaded, questions, chosen, settled, documents=read, read_from=None if read is None else str(documents),
+        loading=time.perf_counter() - began,
+    )  # fmt: skip
 
 
 def grouped(learnt: Supervision, each: str, name: str) -> dict[str, Supervision]:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from loramem import __version__
+from loramem.cli.ask import ask
 from loramem.cli.options import BaseOption, DeviceOption, DtypeOption, OfflineOption, StoreOption
 from loramem.cli.study import study_app
 from loramem.cli.synthesis import probe, synth
@@ -29,6 +30,7 @@ modules_app = typer.Typer(no_args_is_help=True, help="Modules in the store.")
 for name, part in (("base", base_app), ("data", data_app), ("modules", modules_app), ("study", study_app)):
     app.add_typer(part, name=name)
 app.command("synth")(synth)
+app.command("ask")(ask)
 data_app.command("probe")(probe)
 
 

@@ -7,7 +7,7 @@ parent, however many merges it is in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -140,101 +140,90 @@ def _rank(ranks: tuple[int, ...], parents: Parents, merging: Merging) -> int:
 
 
 def merge_layer(
-    parents: Parents, layer: str, group: Group, merging: Merging
+    parents: Parents, layer: str, group: Group, merging: Merging, a: Sequence[Tensor], b: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One layer of a group of merges.
+
+    Args:
+        a, b: The layer of all parents: A `[R_i, I]` with the scale in it, B `[O, R_i]`.
 
     Returns:
         A `[S, R, I]` and B `[S, O, R]` of the merged updates at scale 1, fp32; squared Frobenius norm `[S]` of what the cut to
         this rank took away.
     """
     rule = RULES.get(merging.rule)
-    weights_SN = group.weights_SN
     nothing_S = torch.zeros(len(group.keys), dtype=torch.float64)
     if rule.on == "factors":
         return *_merge_factors(parents, layer, group, merging), nothing_S
     if rule.on == "delta":
-        a, b = parents.scaled(layer), parents.b(layer)
         inputs, outputs = parents.shapes[layer]
-
-        def update(number: int) -> Tensor:
-            return _pruned((b[number] @ a[number]).flatten(), merging, layer, parents.ids[number])
-
-        x_SNE = _gather(group, update)
-        merged_SE = (
-            maths.disjoint_mean(x_SNE, weights_SN) if rule.elect else maths.weighted_sum(x_SNE, weights_SN)
-        )
+        x_SNE = _gather(group, lambda i: _pruned((b[i] @ a[i]).flatten(), merging, layer, parents.ids[i]))
+        merged_SE = _combined(x_SNE, group.weights_SN, merging)
         return maths.cut_dense(merged_SE.view(-1, outputs, inputs), group.rank)
     if rule.on == "knots":
         made = [
-            _merge_blocks(parents, layer, index_N.tolist(), weights_N, merging, group.rank)
-            for index_N, weights_N in zip(group.index_SN, weights_SN, strict=True)
+            _merge_blocks([a[i] for i in index], [b[i] for i in index], weights_N, merging, group.rank)
+            for index, weights_N in zip(group.index_SN.tolist(), group.weights_SN, strict=True)
         ]
-        return (
-            torch.stack([a for a, _, _ in made]),
-            torch.stack([b for _, b, _ in made]),
-            torch.stack([lost for _, _, lost in made]),
-        )
-    a, b = parents.scaled(layer), parents.b(layer)
+        all_a, all_b, lost = zip(*made, strict=True)
+        return torch.stack(all_a), torch.stack(all_b), torch.stack(lost)
+    weights_SN = group.weights_SN
     if merging.rule == "cat-sqrt":
         weights_SN = weights_SN / math.sqrt(len(group.ranks))
-    columns = list(enumerate(group.index_SN.T.tolist()))
-    a_SRI = torch.cat(
-        [torch.stack([a[i] for i in own]) * weights_SN[:, n, None, None].float() for n, own in columns], dim=1
+    ranks = torch.tensor(group.ranks)
+    columns = group.index_SN.T.tolist()
+    weights_SR = weights_SN.repeat_interleave(ranks, dim=1)
+    a_SRI = (
+        torch.cat([torch.stack([a[i] for i in own]) for own in columns], dim=1)
+        * weights_SR[..., None].float()
     )
-    b_SOR = torch.cat([torch.stack([b[i] for i in own]) for _, own in columns], dim=2)
+    b_SOR = torch.cat([torch.stack([b[i] for i in own]) for own in columns], dim=2)
     if rule.on == "rows":
-        # the space is that of the factors as PEFT weighs them, sqrt(w s) A
-        roots = [
-            torch.tensor([parents.specs[i].scale for i in own]) * weights_SN[:, n].float()
-            for n, own in columns
-        ]
-        inverse = torch.cat(
-            [root.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()[:, None].expand(-1, rank) for root, rank in zip(roots, group.ranks, strict=True)],
-            dim=1,
-        )  # fmt: skip
-        return maths.shared_rows(a_SRI, b_SOR, inverse, group.rank)
+        # the space is that of the factors as PEFT weighs them: sqrt(w s) A
+        roots_SN = (weights_SN * _scales(parents, group)).clamp(min=torch.finfo(torch.float64).tiny).rsqrt()
+        return maths.shared_rows(a_SRI, b_SOR, roots_SN.repeat_interleave(ranks, dim=1), group.rank)
     if group.rank < sum(group.ranks):
         return maths.cut_factors(a_SRI, b_SOR, group.rank)
     return a_SRI, b_SOR, nothing_S
 
 
+def _scales(parents: Parents, group: Group) -> Tensor:
+    """Scale of every parent of every merge, `[S, N]`."""
+    return torch.tensor([spec.scale for spec in parents.specs], dtype=torch.float64)[group.index_SN]
+
+
+def _combined(x_SNE: Tensor, weights_SN: Tensor, merging: Merging) -> Tensor:
+    """Pruned entries of the parents as one, `[S, E]`."""
+    elect = RULES.get(merging.rule).elect
+    return maths.disjoint_mean(x_SNE, weights_SN) if elect else maths.weighted_sum(x_SNE, weights_SN)
+
+
 def _merge_factors(parents: Parents, layer: str, group: Group, merging: Merging) -> tuple[Tensor, Tensor]:
     """A and B merged apart, each with the root of weight times scale, as PEFT spreads them."""
-    rule = RULES.get(merging.rule)
-    scales_SN = torch.tensor(
-        [[parents.specs[i].scale for i in own] for own in group.index_SN.tolist()]
-    ).double()
+    elect = RULES.get(merging.rule).elect
     # PEFT's TIES divides by how many agree: equal weights must be 1 there, or the result shrinks with N
-    whole = len(group.ranks) if rule.elect else 1
-    roots_SN = (whole * group.weights_SN * scales_SN).sqrt()
-    found = []
-    for which, factors in (("A", parents.a(layer)), ("B", parents.b(layer))):
+    whole = len(group.ranks) if elect else 1
+    roots_SN = (whole * group.weights_SN * _scales(parents, group)).sqrt()
+    combine = maths.disjoint_count if elect else maths.weighted_sum
 
-        def prepared(number: int, which: str = which, factors: list[Tensor] = factors) -> Tensor:
-            return _pruned(factors[number].flatten(), merging, f"{layer}.{which}", parents.ids[number])
+    def merged(which: str, factors: Sequence[Tensor]) -> Tensor:
+        place = f"{layer}.{which}"
+        x_SNE = _gather(group, lambda i: _pruned(factors[i].flatten(), merging, place, parents.ids[i]))
+        return combine(x_SNE, roots_SN).view(-1, *factors[int(group.index_SN[0, 0])].shape)
 
-        x_SNE = _gather(group, prepared)
-        merged_SE = (
-            maths.disjoint_count(x_SNE, roots_SN) if rule.elect else maths.weighted_sum(x_SNE, roots_SN)
-        )
-        found.append(merged_SE.view(-1, *factors[int(group.index_SN[0, 0])].shape))
-    return found[0], found[1]
+    return merged("A", parents.a(layer)), merged("B", parents.b(layer))
 
 
 def _merge_blocks(
-    parents: Parents, layer: str, index: list[int], weights_N: Tensor, merging: Merging, rank: int
+    a: Sequence[Tensor], b: Sequence[Tensor], weights_N: Tensor, merging: Merging, rank: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One layer of one merge by KnOTS."""
-    rule = RULES.get(merging.rule)
-    a, b = parents.scaled(layer), parents.b(layer)
-    b_OK, v_NKI = maths.knots_blocks([a[i] for i in index], [b[i] for i in index])
-    x_1NE = v_NKI.flatten(1)[None]
-    if rule.prune:
+    """One layer of one merge by KnOTS: A `[rank, I]`, B `[O, rank]`, what the cut took away."""
+    b_OK, v_NKI = maths.knots_blocks(a, b)
+    x_NE = v_NKI.flatten(1)
+    if RULES.get(merging.rule).prune:
         assert merging.density is not None
-        x_1NE = maths.trim(x_1NE, merging.density)
-    merged_1E = (maths.disjoint_mean if rule.elect else maths.weighted_sum)(x_1NE, weights_N[None])
-    a_KI = merged_1E.view(v_NKI.shape[1:])
+        x_NE = maths.trim(x_NE, merging.density)
+    a_KI = _combined(x_NE[None], weights_N[None], merging).view(v_NKI.shape[1:])
     if len(a_KI) > rank:
         a_RI, b_OR, lost = maths.cut_factors(a_KI, b_OK, rank)
     else:
@@ -242,12 +231,10 @@ def _merge_blocks(
     return a_RI.float(), b_OR.float(), lost
 
 
-def _gather(group: Group, prepared) -> Tensor:
-    """`prepared(number)` `[E]` for every parent of every merge, `[S, N, E]`, worked out once per parent."""
-    used = sorted(set(group.index_SN.flatten().tolist()))
-    place = {number: position for position, number in enumerate(used)}
-    x_PE = torch.stack([prepared(number) for number in used])
-    return x_PE[torch.tensor([[place[i] for i in own] for own in group.index_SN.tolist()])]
+def _gather(group: Group, prepared: Callable[[int], Tensor]) -> Tensor:
+    """`prepared(position)` `[E]` of every parent of every merge, `[S, N, E]`; worked out once per parent."""
+    used, place_SN = group.index_SN.unique(return_inverse=True)
+    return torch.stack([prepared(i) for i in used.tolist()])[place_SN]
 
 
 def _pruned(x_E: Tensor, merging: Merging, place: str, parent: str) -> Tensor:

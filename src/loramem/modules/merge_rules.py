@@ -49,16 +49,18 @@ class Rule:
 RULES: Registry[Rule] = Registry("merge rule")
 RULES.add("cat", Rule("the sum of the updates, weight 1 each", "sum", whole=True, cut=False))
 RULES.add("cat-sqrt", Rule("the sum of the updates over sqrt(N)", "sum", whole=True, cut=False))
-for _name, _prune, _elect in (
-    ("linear", None, False), ("ties", "magnitude", True), ("dare-linear", "random", False),
-    ("dare-ties", "random", True), ("magnitude-prune", "magnitude", False),
-):  # fmt: skip
-    RULES.add(
-        f"{_name}-factors",
-        Rule(f"PEFT's {_name} on A and B", "factors", _prune, _elect, rank="largest", cut=False),
-    )  # type: ignore[arg-type]
-    if _name != "linear":
-        RULES.add(f"{_name}-delta", Rule(f"{_name} on the update", "delta", _prune, _elect))  # type: ignore[arg-type]
+_ELEMENTWISE: tuple[tuple[str, Literal["magnitude", "random"] | None, bool], ...] = (
+    ("linear", None, False),
+    ("ties", "magnitude", True),
+    ("dare-linear", "random", False),
+    ("dare-ties", "random", True),
+    ("magnitude-prune", "magnitude", False),
+)
+for _name, _prune, _elect in _ELEMENTWISE:
+    _of_factors = Rule(f"PEFT's {_name} on A and B", "factors", _prune, _elect, rank="largest", cut=False)
+    RULES.add(f"{_name}-factors", _of_factors)
+    if _prune is not None:  # the plain mean of updates needs no dense update
+        RULES.add(f"{_name}-delta", Rule(f"{_name} on the update", "delta", _prune, _elect))
 RULES.add(
     "svd-factors", Rule("the mean update in a row space that the A factors choose", "rows", rank="largest")
 )

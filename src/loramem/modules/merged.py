@@ -140,7 +140,7 @@ def merge_many(
         sums.add_parents(scaled, b)
         for group in groups:
             for part in group.parts(parents.shapes[layer], merging):
-                a_SRI, b_SOR, lost_S = merge_layer(parents, layer, part, merging)
+                a_SRI, b_SOR, lost_S = merge_layer(parents, layer, part, merging, scaled, b)
                 sums.add_merges(part.keys, part.index_SN, part.weights_SN, a_SRI, b_SOR, lost_S, scaled, b)
                 for key, own_a, own_b in zip(part.keys, a_SRI, b_SOR, strict=True):
                     made[key].tensors[f"{layer}.lora_A.weight"] = own_a.clone(

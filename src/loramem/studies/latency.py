@@ -34,7 +34,7 @@ from loramem.metrics.breakeven import spread
 from loramem.modules.store import Store
 from loramem.sources.types import Probe
 from loramem.studies.paying import Training, break_even, making
-from loramem.studies.timed_ways import PARTS, Pass, Posed, Way
+from loramem.studies.timed_ways import PARTS, Kept, Pass, Posed, Way
 
 if TYPE_CHECKING:
     from loramem.sources.catalogue import Source
@@ -81,9 +81,10 @@ def measure(
     ways: list[tuple[Cell, Asked, Way]] = []
     found: list[dict] = []
     prepared: dict[str, float] = {}
+    kept = Kept()
     for cell in _timed(plan, study_source, source):
         try:
-            way = Way(base, _posed(cell, probes, store, base), store, rows)
+            way = Way(base, _posed(cell, probes, store, base), store, rows, kept)
             prepared[cell.slug] = way.prepare()
             _check(way, choice.warmup)
         except LoramemError as error:
@@ -199,6 +200,7 @@ def _row(cell: Cell, asked: Asked, way: Way, passes: Sequence[Pass], prepared: f
         "module_bytes": sum(sizes[name] for own in last.modules for name in own) / count,
         "held_bytes": 0 if asked == "loaded" else sum(sizes.values()),
         "context_bytes": round(sum(last.contexts) / count * kv_bytes_per_token(way.base)),
+        "cut_tokens": sum(last.cuts) / count,
         "index_seconds": prepared,
         "as_read": _as_read(way, last, store),
         "by_document": by_document,
@@ -220,7 +222,8 @@ def kv_bytes_per_token(base: Base) -> float:
 
 def _as_read(way: Way, last: Pass, store: Store) -> float:
     """Share of answers that are those of the study's own reading: what is timed is what is scored. On an accelerator in half
-    precision a batch of another size may break a tie otherwise."""
+    precision a batch of another size may break a tie otherwise, and documents that do not fit are cut to the longest of the
+    questions that share them, which may be others here."""
     known: dict[str, str] = {}
     for task in way.tasks:
         folder = store.reading_folder(task.identity(way.base))

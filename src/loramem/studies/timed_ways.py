@@ -64,13 +64,14 @@ class Pass:
             those that were read, a shared context once.
         said: Answers, in the order asked; None where none was given.
         modules: Ids whose weights each question needed.
-        contexts: Tokens that stood before each question.
+        contexts, cuts: Tokens that stood before each question, and those that did not fit.
     """
 
     clocks: list[Clock]
     said: list[Generation | None]
     modules: list[tuple[str, ...]]
     contexts: list[int]
+    cuts: list[int]
 
     def parts(self) -> dict[str, float]:
         """Seconds per question by part; they add up to what a question took. `decode` is a difference of two measurements, so
@@ -90,19 +91,28 @@ class Pass:
 
 
 @dataclass
-class Way:
-    """One way of answering: the reading of a cell, its questions, and where its weights are.
+class Kept:
+    """Indices that ways share, with the seconds that each took."""
 
-    Args:
-        kept: What is held between questions: modules (by id) and indices. `prepare` fills it, outside all clocks.
+    finders: dict[tuple, Finder] = field(default_factory=dict)
+    seconds: dict[tuple, float] = field(default_factory=dict)
+
+
+@dataclass
+class Way:
+    """One way of answering: the reading of a cell, and its questions.
+
+    Attributes:
+        held: Modules held between questions, by id; `prepare` loads them outside all clocks.
+        kept: Indices held between questions.
     """
 
     base: Base
     posed: Sequence[Posed]
     store: Store
     rows: int
+    kept: Kept = field(default_factory=Kept)
     held: dict[str, Weights] = field(default_factory=dict)
-    finders: dict[tuple, Finder] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[ReadingTask]:
@@ -120,42 +130,43 @@ class Way:
         return list(dict.fromkeys([*own, *pools]))
 
     def prepare(self) -> float:
-        """Load every module and make every index; returns the seconds that indices took."""
+        """Load every module and make every index that is not there yet; returns the seconds that its indices took."""
         self.held = {one: self.store.module(one).load() for one in self.ids}
-        clock = Clock(self.base.device)
+        needed: dict[tuple, float] = {}
         for task in self.tasks:
-            if STEMS.get(task.stem).context == "passages" and self._place(task) not in self.finders:
+            if STEMS.get(task.stem).context == "passages":
                 assert task.retrieval is not None
-                load_embedder(task.retrieval.embedder).embed(["warm"])  # loaded before the clock runs
-                with clock.part("index"):
-                    self.finders[self._place(task)] = Finder(
-                        task.retrieval, task.readable, self.base.prompts.count
-                    )
-            if (texts := _routed_by(task)) is not None:
-                load_embedder(texts[0]).embed(["warm"])
-                pieces_of.cache_clear()
-                with clock.part("index"):
-                    fresh(load_embedder(texts[0])).embed(
-                        [p for text in texts[1] for p in pieces_of(text, texts[0])]
-                    )
-        self._forget()
-        return clock.seconds["index"]
+                place = self._place(task)
+                if place not in self.kept.finders:
+                    load_embedder(task.retrieval.embedder).embed(["warm"])  # loaded before the clock runs
+                    clock = Clock(self.base.device)
+                    with clock.part("index"):
+                        finder = Finder(task.retrieval, task.readable, self.base.prompts.count)
+                    self.kept.finders[place], self.kept.seconds[place] = finder, clock.seconds["index"]
+                needed[place] = self.kept.seconds[place]
+            if (routed := _routed_by(task)) is not None:
+                if routed not in self.kept.seconds:
+                    name, texts = routed
+                    load_embedder(name).embed(["warm"])
+                    pieces_of.cache_clear()
+                    clock = Clock(self.base.device)
+                    with clock.part("index"):
+                        fresh(load_embedder(name)).embed([p for text in texts for p in pieces_of(text, name)])
+                    self.kept.seconds[routed] = clock.seconds["index"]
+                needed[routed] = self.kept.seconds[routed]
+        return sum(needed.values())
 
     @staticmethod
     def _place(task: ReadingTask) -> tuple:
         return task.retrieval, tuple(document.id for document in task.readable), id(task.readable)
 
     def _forget(self) -> None:
-        """What routers remember of questions goes, what they remember of modules is there."""
+        """What routers remember of questions goes. (How a question is cut to the embedder's window stays: a few tokenisings.)"""
         for task in self.tasks:
-            if (texts := _routed_by(task)) is None:
-                continue
-            name, own = texts
-            embedder = load_embedder(name)
-            for key in [key for key in embedder._known if key[0]]:
-                del embedder._known[key]
-            pieces_of.cache_clear()
-            embedder.embed([piece for text in own for piece in pieces_of(text, name)])
+            if (routed := _routed_by(task)) is not None:
+                embedder = load_embedder(routed[0])
+                for key in [key for key in embedder._known if key[0]]:
+                    del embedder._known[key]
 
     # -- passes --------------------------------------------------------------------------------------------
     def one_at_a_time(self, *, loaded: bool = False) -> Pass:
@@ -255,7 +266,7 @@ class Way:
         if STEMS.get(task.stem).context != "passages":
             return replace(task, source=replace(task.source, probes=tuple(probes))).placed(self.base)
         placed = []
-        for probe, found in zip(probes, self.finders[self._place(task)].find(probes), strict=True):
+        for probe, found in zip(probes, self.kept.finders[self._place(task)].find(probes), strict=True):
             ids, cut = self.base.prompts.fit_context(found.text, [probe.prompt], reserve=MAX_NEW_TOKENS)
             placed.append(Asked(probe, context=tuple(ids), cut=cut))
         return placed
@@ -323,7 +334,7 @@ class Way:
         ]
         if not self.merges:  # of a route only the first is used
             modules = [own[:1] for own in modules]
-        return Pass(clocks, said, modules, [len(one.context) for one in asked])
+        return Pass(clocks, said, modules, [len(one.context) for one in asked], [one.cut for one in asked])
 
 
 def _bank(base: Base, weights: Sequence[Weights]) -> Bank:
@@ -337,10 +348,10 @@ def _bank(base: Base, weights: Sequence[Weights]) -> Bank:
     return bank
 
 
-def _routed_by(task: ReadingTask) -> tuple[str, list[str]] | None:
+def _routed_by(task: ReadingTask) -> tuple[str, tuple[str, ...]] | None:
     """(embedder, texts of the modules) of a router that reads texts."""
     if task.pool is None or task.routing is None or not ROUTERS.get(task.routing.router).text:
         return None
     key = task.routing.key
-    texts = [one.summary if key == "summary" else one.text for one in task.pool.candidates]
+    texts = tuple(one.summary if key == "summary" else one.text for one in task.pool.candidates)
     return task.routing.embedder, texts
