@@ -202,6 +202,8 @@ def test_thresholds_are_of_routers_and_keys_that_exist():
         assert Asking(routing=Routing(router=router)).settled(2).routing.none_below is None
     other = Asking(routing=Routing(embedder="some/other")).settled(2)
     assert other.routing.none_below is None, "the threshold was measured with the offline embedder"
+    words = Asking(routing=Routing(router="bm25", embedder="some/other")).settled(2)
+    assert words.routing.none_below == ANY, "words are words"
 
 
 # -- what is read ------------------------------------------------------------------------------------
@@ -232,7 +234,7 @@ def test_a_snapshot_is_asked_and_shown_by_its_step(embedded, papers, store, modu
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reading": "rooted"}, "'rooted' is no reading.*Did you mean 'routed'"),
+        ({"reading": "rooted"}, "unknown reading; .*Did you mean 'routed'"),
         ({"reading": "wrong-module"}, "only a study knows"), ({"reading": "module+gold-passage"}, "only a study knows"),
         ({"routing": {"router": "oracle"}}, "nobody knows the right module"), ({"routing": {"router": "bm52"}}, "Did you mean 'bm25'"),
         ({"routing": {"key": "summary"}}, "keep no summary"), ({"routing": {"none_below": 0.1}, "always": True}, "contradict"),

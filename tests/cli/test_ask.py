@@ -204,7 +204,7 @@ def tree(folder: Path) -> list[tuple[str, int]]:
         (["a?", "--modules", "all", "--router", "bm52"], "unknown router 'bm52'.*Did you mean 'bm25'"),
         (["a?", "--modules", "all", "--router", "oracle"], "nobody knows the right module"),
         (["a?", "--modules", "all", "--reading", "merged", "--rule", "tiesdelta"], "unknown merge rule 'tiesdelta'.*Did you mean 'ties-delta'"),
-        (["a?", "--modules", "all", "--reading", "route"], "'route' is no reading.*Did you mean 'routed'"),
+        (["a?", "--modules", "all", "--reading", "route"], "unknown reading; .*Did you mean 'routed'"),
         (["a?", "--modules", "all", "--key", "title"], "key.*'title'"), (["a?", "--modules", "all", "--top-k", "0"], "top_k"),
         (["a?", "--modules", "all", "--top-k", "2"], "belongs to merged"), (["a?", "--modules", "all", "--passages-k", "2"], r"add \+rag"),
         (["a?", "--modules", "all", "--always", "--none-below", "1"], "contradict"), (["a?", "--modules", "all", "--base", "no-such"], "no-such"),

@@ -27,7 +27,7 @@ NONE_BELOW: dict[tuple[str, str], float] = {
     ("bm25", "document"): ANY,
     ("bm25", "introduction"): ANY,
     ("embedding", "document"): 0.32,
-    ("embedding", "introduction"): 0.29,
+    ("embedding", "introduction"): 0.28,
     ("perplexity", "document"): ANY,
 }
 """(router, key): confidence below which a question is not in memory. BM25: no word in common with any module. Embedding: keeps 95 %
@@ -55,8 +55,8 @@ class Asking(Config):
     @classmethod
     def _askable(cls, value: str | None) -> str | None:
         if value is not None and value not in READINGS:
-            why = "needs what only a study knows" if value in STEMS else "is no reading"
-            raise ValueError(f"{value!r} {why}; {nearest(value, READINGS)}")
+            what = "needs what only a study knows" if value in STEMS else "unknown reading"
+            raise ValueError(f"{what}; {nearest(value, READINGS)}")
         return value
 
     @model_validator(mode="after")
@@ -117,6 +117,7 @@ def _settled(routing: Routing, *, merges: bool, always: bool) -> Routing:
     filled: dict[str, Any] = {}
     if merges and "top_k" not in routing.model_fields_set:
         filled["top_k"] = MERGED_TOP_K
-    if not always and routing.none_below is None and routing.embedder == OFFLINE:
+    measured = routing.router != "embedding" or routing.embedder == OFFLINE
+    if not always and routing.none_below is None and measured:
         filled["none_below"] = NONE_BELOW.get((routing.router, routing.key))
     return routing.model_copy(update=filled)

@@ -99,9 +99,7 @@ def switch(
     def adapters(keys: Sequence[Hashable]) -> Sequence[tuple[LoraSpec, dict[str, Tensor]]]:
         if merging is None:
             return [once(str(key)) for key in keys]
-        made: list[Merged] = merge_many(
-            [sets[key] for key in keys], merging, once, base=base.fingerprint
-        )
+        made: list[Merged] = merge_many([sets[key] for key in keys], merging, once, base=base.fingerprint)
         merges.extend({"module": one.id, "recipe": one.recipe, "measures": one.measures} for one in made)
         return [(one.spec, one.tensors) for one in made]
 

@@ -105,9 +105,7 @@ for _stem in (
     for _name, (_context, _words) in _CONTEXTS.items():
         _joined = _name if _stem.name == "closed" else f"{_stem.name}+{_name}"
         _with = " and " if _stem.uses_module else " with "
-        STEMS.add(
-            _joined, Stem(_joined, _stem.which, _context, _stem.summary + _with + _words, _stem.merges)
-        )
+        STEMS.add(_joined, Stem(_joined, _stem.which, _context, _stem.summary + _with + _words, _stem.merges))
 
 
 def context_name(reading: str) -> str | None:

@@ -31,35 +31,35 @@ def ask(
     reading: Annotated[
         str | None,
         typer.Option(
-            help="closed, module, routed or merged, with +icl or +rag [default: module for one, routed for several]"
+            help="closed, module, routed or merged, with +icl or +rag (default: module for one, routed for several)"
         ),
     ] = None,
     router: Annotated[
-        str | None, typer.Option(help="embedding, bm25, hybrid, perplexity, ... [default: embedding]")
+        str | None, typer.Option(help="embedding, bm25, hybrid, perplexity, ... (default: embedding)")
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option(help="what stands for a module: document or introduction [default: document]"),
+        typer.Option(help="what stands for a module: document or introduction (default: document)"),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", help="modules that are merged, at most [default: 3]")
+        int | None, typer.Option("--top-k", help="modules that are merged, at most (default: 3)")
     ] = None,
-    rule: Annotated[str | None, typer.Option(help="merge rule [default: ties-delta]")] = None,
+    rule: Annotated[str | None, typer.Option(help="merge rule (default: ties-delta)")] = None,
     none_below: Annotated[
         float | None,
         typer.Option(
             "--none-below",
-            help="confidence under which a question is not in memory [default: the router's own]",
+            help="confidence under which a question is not in memory (default: the router's own)",
         ),
     ] = None,
     always: Annotated[bool, typer.Option("--always", help="answer, however little any module fits")] = False,
     documents: Annotated[
         Path | None,
-        typer.Option(help="folder or file that +icl and +rag read [default: what the modules learnt]"),
+        typer.Option(help="folder or file that +icl and +rag read (default: what the modules learnt)"),
     ] = None,
-    passages_k: Annotated[int | None, typer.Option("--passages-k", help="passages read [default: 3]")] = None,
+    passages_k: Annotated[int | None, typer.Option("--passages-k", help="passages read (default: 3)")] = None,
     retriever: Annotated[
-        str | None, typer.Option(help="how passages are found: bm25 or embedding [default: bm25]")
+        str | None, typer.Option(help="how passages are found: bm25 or embedding (default: bm25)")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per question")] = False,
     base: BaseOption = "embedded",
@@ -129,11 +129,11 @@ def _show(found: Sequence[Answered]) -> None:
         console.print(Text(one.answer if one.answer is not None else NOT_IN_MEMORY, style="yellow" if one.answer is None else "bold green"))  # fmt: skip
         rows = list(_candidates(one))
         if console.is_terminal and rows:
-            table = Table(box=None, pad_edge=False, title=_route(one), title_justify="left", title_style="")
+            console.print(Text(_route(one)))
+            table = Table(box=None, pad_edge=False)
             for name in ("", "module", "score", "share", "learnt"):
-                table.add_column(
-                    name, justify="right" if name in ("score", "share") else "left", no_wrap=name != "learnt"
-                )
+                right = name in ("score", "share")
+                table.add_column(name, justify="right" if right else "left", no_wrap=True)
             for row in rows:
                 table.add_row(*map(Text, row))
             Console().print(table)

@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loramem.cli.options import DeviceOption, DtypeOption, OfflineOption, StoreOption
 from loramem.core.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from loramem.base.model import Base
+    from loramem.modules.store import Store
+    from loramem.studies.run import RunResult
+    from loramem.studies.spec import Study
 
 study_app = typer.Typer(no_args_is_help=True, help="Studies: run them, look at their reports, compare them.")
 
@@ -35,7 +42,12 @@ def study_show(name: str) -> None:
 
 @study_app.command("run")
 def study_run(
-    name: Annotated[str, typer.Argument(help="a shipped study or a study file")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="a shipped study, a study file, or `all`: the fifteen questions and the ablations"
+        ),
+    ],
     scale: Annotated[str, typer.Option(help="quick, or a scale of the study")] = "quick",
     base: Annotated[str | None, typer.Option(help="embedded, a checkpoint folder, or a hub id")] = None,
     store: StoreOption = None,
@@ -57,17 +69,28 @@ def study_run(
         os.environ["HF_HUB_OFFLINE"] = "1"
     from loramem.api import run_study
     from loramem.base import load_base
-    from loramem.base.model import Base
     from loramem.modules.store import Store
     from loramem.studies import run, spec
     from loramem.studies.progress import clock
 
-    if rows < 1:
-        raise InputError(f"--rows {rows}: give at least 1")
-    study = spec.load(name, scale=scale, assignments=set_ or (), overrides={"base": base, "seeds": seeds})
-
     def load(name: str) -> Base:
         return load_base(name, device=device, dtype=dtype, offline=offline)
+
+    if rows < 1:
+        raise InputError(f"--rows {rows}: give at least 1")
+    if name == "all":
+        _run_all(
+            scale,
+            set_ or (),
+            {"base": base, "seeds": seeds},
+            Store(store, look=dry_run),
+            out,
+            rows,
+            load,
+            dry_run,
+        )
+        return
+    study = spec.load(name, scale=scale, assignments=set_ or (), overrides={"base": base, "seeds": seeds})
 
     if dry_run:
         found = [
@@ -93,6 +116,66 @@ def study_run(
     if result.failures:
         print(
             f"{len(result.failures)} cells have no result; the report lists them, e.g. {result.failures[0]['cell']}: {result.failures[0]['error']}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+
+
+def _run_all(
+    scale: str,
+    assignments: Sequence[str],
+    overrides: dict,
+    store: Store,
+    out: Path | None,
+    rows: int,
+    load: Callable[[str], Base],
+    dry: bool,
+) -> None:
+    """The series of studies, each base loaded once, and the report over all of them."""
+    from functools import cache
+
+    from loramem.api import run_study
+    from loramem.report.overview import overview
+    from loramem.studies import run, series
+    from loramem.studies.progress import clock
+
+    studies, bases = series.load_all(scale=scale, assignments=assignments, overrides=overrides), cache(load)
+    if dry:
+        found = {
+            name: [run.dry_run(study, bases(base), store, rows=rows) for base in study.bases]
+            for name, study in studies.items()
+        }
+        print(json.dumps({"study": "all", "scale": scale, "studies": found}, indent=1, ensure_ascii=False))
+        seconds = sum(one["train_seconds"] for own in found.values() for one in own)
+        print(
+            f"training would take at most about {clock(seconds)} here (modules that studies share counted in each); nothing was done"
+        )
+        return
+    folder = out or Path("runs") / f"all-{scale}"
+    command = run.shown_command(sys.argv[1:])
+
+    def one(study: Study, where: Path) -> RunResult:
+        return run_study(study, bases, store, where, command=command, rows=rows)
+
+    try:
+        status = series.run_series(
+            studies, one, folder, command=command, say=lambda text: print(text, flush=True)
+        )
+    finally:  # also after Ctrl-C: what is finished is in the report
+        if (folder / series.STATUS).exists():
+            path, members = overview(folder)
+    for member in members:
+        words = ", ".join(f"{count} {word}" for word, count in member.counts)
+        print(
+            f"{member.name}: {member.error or (member.findings.answer or ('no cell has a result',))[0]} [{words}]"
+        )
+    print(f"report: {path.resolve()}")
+    failed = [entry for entry in status.studies if entry["state"] == "failed"]
+    holes = sum(entry.get("holes", 0) for entry in status.studies)
+    if failed or holes:
+        named = f", e.g. {failed[0]['study']}: {failed[0]['error']}" if failed else ""
+        print(
+            f"{len(failed)} studies failed, {holes} cells have no result; the report lists them{named}",
             file=sys.stderr,
         )
         raise typer.Exit(1)
@@ -124,8 +207,15 @@ def study_report(
     ] = None,
 ) -> None:
     """Where the report of a run lies, and its numbers as tables; with --to, export them."""
+    from loramem.report.overview import overview
     from loramem.report.tables import export
+    from loramem.studies.series import STATUS
 
+    if (run / STATUS).exists():
+        if to is not None:
+            raise InputError(f"{run} is a series of studies; export one of them, e.g. {run / 'q02'}")
+        print(f"report: {overview(run)[0].resolve()}")
+        return
     summary = _summary(run)
     if to is not None:
         print(f"{len(export(run, summary, to))} files in {to}")

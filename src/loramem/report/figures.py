@@ -26,7 +26,7 @@ STYLES = {
 }  # fmt: skip
 NAMES = {
     "closed": "base alone", "wrong-module": "wrong module", "random-module": "random module", "icl": "in context (ICL)",
-    "module": "module", "rag": "RAG", "gold-passage": "gold passage in context",
+    "module": "module", "rag": "RAG", "gold-passage": "gold passage in context", "gold-summary": "gold summary in context",
 }  # fmt: skip
 TITLES = {
     "exact_match": "exact match", "efficacy": "efficacy", "paraphrase": "paraphrase", "neighbourhood": "neighbourhood",
@@ -34,6 +34,11 @@ TITLES = {
     "bits_stored": "bits stored", "answer_nll": "loss on the answer", "tokens_above_half": "answer tokens with p > 0.5",
     "efficacy_magnitude": "efficacy magnitude", "fluency": "fluency", "consistency": "consistency",
     "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L", "bleu": "BLEU", "judge": "judge, points of 10",
+    "route_at_1": "right module chosen", "route_at_3": "right module among the first three", "route_mrr": "mean reciprocal rank of the right module",
+    "no_route": "no module found to fit", "none_auroc": "AUROC, own questions or strangers'", "own_kept": "own questions kept",
+    "strangers_refused": "strangers refused", "kl_to_base": "KL to the base on unrelated text", "common_accuracy": "common facts still answered",
+    "accuracy": "accuracy", "accuracy_hard": "accuracy, hard questions", "accuracy_parsed": "accuracy of the letter said",
+    "accuracy_parsed_hard": "accuracy of the letter said, hard questions", "parsed": "replies that name one option",
 }  # fmt: skip
 matplotlib.rcParams.update(
     {
@@ -46,19 +51,64 @@ matplotlib.rcParams.update(
 )
 
 
+CONTEXTS = {
+    "icl": "ICL",
+    "rag": "RAG",
+    "gold-passage": "gold passage",
+    "gold-summary": "gold summary",
+}
+SWITCHED = {"on-answer": "on for the answer only", "on-after-prefix": "on after the context"}
+
+
 def reading_key(row) -> str:
-    """`rag-bm25`, `module`: a reading with what tells two of its kind apart."""
-    return f"rag-{row['retriever']}" if row["reading"] == "rag" else str(row["reading"])
+    """A reading with what tells two of its kind apart: `module`, `rag-bm25`, `merged/embedding/top3/cat`, `module+rag/minilm`.
+
+    Args:
+        row: A cell; columns that it lacks are taken as empty.
+    """
+    reading = str(row["reading"])
+    if reading == "rag":
+        return f"rag-{row['retriever']}"
+    stem, plus, context = reading.partition("+")
+    parts = [reading]
+    if stem in ("routed", "merged"):
+        parts.append(str(_filled(row, "router")))
+    if stem == "merged":
+        parts += [f"top{int(row['top_k'])}", str(row["merge"])]
+    if _filled(row, "module_on") not in (None, "all"):
+        parts.append(f"on-{row['module_on']}")
+    if plus and context == "rag" and _filled(row, "retriever") is not None:
+        parts.append(str(row["retriever"]))
+    return "/".join(parts)
+
+
+def _filled(row, name: str):
+    """A column of a cell; None where it has none."""
+    value = row.get(name)
+    return None if value is None or pd.isna(value) else value
 
 
 def reading_name(key: str) -> str:
-    """A reading for people.
+    """A reading for people, from its key.
 
     >>> reading_name("rag-bm25"), reading_name("icl")
     ('RAG (bm25)', 'in context (ICL)')
+    >>> reading_name("routed/embedding-summary"), reading_name("merged/embedding/top3/ties-delta")
+    ('routed (embedding-summary)', 'merged (embedding, top 3, ties-delta)')
+    >>> reading_name("module+rag/minilm"), reading_name("module+icl/on-answer")
+    ('module + RAG (minilm)', 'module + ICL, on for the answer only')
     """
-    stem, dash, how = key.partition("-")
-    return f"{NAMES['rag']} ({how})" if stem == "rag" and dash else NAMES.get(key, key)
+    if key.startswith("rag-"):
+        return f"{NAMES['rag']} ({key.removeprefix('rag-')})"
+    reading, *how = key.split("/")
+    stem, plus, context = reading.partition("+")
+    switched = [SWITCHED.get(part, part) for part in how if part.startswith("on-")]
+    how = [re.sub(r"^top(\d+)$", r"top \1", part) for part in how if not part.startswith("on-")]
+    chosen = {"routed": 1, "merged": 3}.get(stem, 0)
+    name = NAMES.get(stem, stem) + (f" ({', '.join(how[:chosen])})" if how[:chosen] else "")
+    if plus:
+        name += f" + {CONTEXTS.get(context, context)}" + (f" ({how[chosen]})" if how[chosen:] else "")
+    return ", ".join([name, *switched])
 
 
 def palette(ranks: list[int]) -> dict[int, tuple]:

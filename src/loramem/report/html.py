@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 from rich.table import Table
 
-from loramem.core.files import write_text
+from loramem.core.files import write_json, write_text
 from loramem.metrics.scorers import METRICS
 from loramem.report.figures import TITLES, reading_key, reading_name
 from loramem.report.gallery import draw
@@ -138,6 +138,9 @@ def render(info: dict, summary: dict, out: Path) -> Path:
     """
     found = findings_of(summary)
     figures = draw(summary, info["training"], out / "figures", found) if summary["cells"] else []
+    write_json(
+        out / "figures" / "index.json", [{k: v for k, v in one.items() if k != "svg"} for one in figures]
+    )
     for figure in figures:
         figure["svg"] = Markup(figure["svg"])  # drawn by matplotlib, which escapes its texts
     environment = jinja2.Environment(
@@ -170,9 +173,12 @@ def leading_probe(cells: Sequence[dict], metric: str) -> str | None:
 def line_of(cell: dict) -> str:
     """A cell's line in a table over sizes: its name without source and size, the reading in words."""
     key, size = reading_key(cell), f"-{cell['size_tokens']}-" if cell["size_tokens"] else "-"
-    name = cell["cell"].removesuffix(f"-{key}").replace(f"{cell['source']}{size}", "", 1)
-    rest = "" if name == cell["cell"].removesuffix(f"-{key}") and cell["source"] in name else name
-    return reading_name(key) + (f", {rest.strip('-')}" if rest.strip("-") else "")
+    head, found, tail = cell["cell"].rpartition(f"-{cell['reading']}")
+    if not found:  # not a name that a study gave
+        return reading_name(key)
+    left = f"{found}{tail}".removeprefix(f"-{key.replace('/', '-')}")  # settings that the key does not hold
+    rest = f"{head}-".replace(f"{cell['source']}{size}", "", 1).strip("-")
+    return ", ".join(part for part in (reading_name(key), rest, left.strip("-")) if part)
 
 
 def text_tables(summary: dict) -> Sequence[Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -17,23 +18,22 @@ COLOURS = dict(zip(PARTS, sns.color_palette("colorblind", len(PARTS)), strict=Tr
 BASELINES = ("closed", "icl", "rag")
 
 
-def short(row: dict, size: int | None = None) -> str:
+def short(row: dict) -> str:
     """A cell's name without source and size.
 
-    >>> short({"cell": "chronicles-2000-chunk-r4-module", "source": "chronicles"}, 2000)
+    >>> short({"cell": "chronicles-2000-chunk-r4-module", "source": "chronicles"})
     'chunk-r4-module'
     """
-    name = row["cell"].removeprefix(f"{row['source']}-")
-    return name.removeprefix(f"{size}-") if size else name
+    return re.sub(r"^\d+-", "", row["cell"].removeprefix(f"{row['source']}-"))
 
 
-def parts(rows: Sequence[dict], size: int | None = None) -> Figure:
+def parts(rows: Sequence[dict]) -> Figure:
     """Stacked bars of the parts of a question asked alone; loading anew is a bar of its own. A line: range of the rounds."""
     shown = [row for row in rows if row["asked"] != "batch"]
     figure, axis = plt.subplots(figsize=(6.8, 1.2 + 0.27 * max(3, len(shown))), layout="constrained")
     labels = []
     for place, row in enumerate(shown):
-        labels.append(short(row, size) + (", loaded anew" if row["asked"] == "loaded" else ""))
+        labels.append(short(row) + (", loaded anew" if row["asked"] == "loaded" else ""))
         left = 0.0
         for name in PARTS:
             # a difference of two measurements may fall below zero where nothing is decoded
@@ -57,7 +57,7 @@ def parts(rows: Sequence[dict], size: int | None = None) -> Figure:
     return figure
 
 
-def break_even(latency: dict, unit: str = "seconds", size: int | None = None) -> Figure:
+def break_even(latency: dict, unit: str = "seconds") -> Figure:
     """Cost of everything up to a number of questions, both axes logarithmic; rings where a module's reading has paid. Modules
     beside a context are left out: they cost no less than the context."""
     rows = [row for row in latency["rows"] if row["asked"] == "one" and row["reading"] != "closed"]
@@ -73,7 +73,7 @@ def break_even(latency: dict, unit: str = "seconds", size: int | None = None) ->
         fixed, each = cost(latency, row, unit)
         style = (0, (5, 2)) if row["reading"] in BASELINES else "-"
         axis.plot(
-            counts_N, fixed + each * counts_N, linestyle=style, linewidth=1.5, label=short(row, size),
+            counts_N, fixed + each * counts_N, linestyle=style, linewidth=1.5, label=short(row),
             marker=MARKERS[number % len(MARKERS)], markevery=(number, 40), markersize=4,
         )  # fmt: skip
     costs = {row["cell"]: cost(latency, row, unit) for row in rows}

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from loramem.report.figures import MARKERS, TITLES, percent_axis
 from loramem.studies.ablation.analysis import CALLED, variants
@@ -89,8 +89,8 @@ def _bars(axis, own: pd.DataFrame, colours: Sequence) -> None:
     highest = own["ci_high"].max()
     axis.set_xlim(0, 1.3 * (highest if pd.notna(highest) and highest > 0.1 else 0.1))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axis.xaxis.set_major_locator(MaxNLocator(4))
-    axis.set_xticks([tick for tick in axis.get_xticks() if tick <= min(1.0, axis.get_xlim()[1])])
+    step = 0.25 if axis.get_xlim()[1] > 0.7 else 0.1
+    axis.set_xticks(np.arange(0, min(1.0, axis.get_xlim()[1]) + 1e-9, step))
 
 
 def by_hops(levels: pd.DataFrame, cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
@@ -181,10 +181,9 @@ def swept(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> F
     """How modules were trained by how they are read: mean and n in each cell; the best is framed, what was not run hatched."""
     part = _at(cells, source, metric, probe)
     part = part[part["reading"].isin(["module", "routed", "merged"])].copy()
-    part["setting"], part["way"] = (
-        [setting(row) for _, row in part.iterrows()],
-        [way(row) for _, row in part.iterrows()],
-    )
+    part["setting"] = [setting(row) for _, row in part.iterrows()]
+    part["way"] = [way(row) for _, row in part.iterrows()]
+    part["way"] = _short(part)
     rows = list(part.sort_values(["budget", "lr", "alpha"])["setting"].unique())
     columns = list(part.sort_values("reading", key=_order, kind="stable")["way"].unique())
     means, counts = (part.pivot_table(index="setting", columns="way", values=name, aggfunc="first", dropna=False).reindex(index=rows, columns=columns).astype(float) for name in ("mean", "n"))  # fmt: skip
@@ -289,7 +288,7 @@ def _difference(axis, place: float, test: tuple[float, float, float]) -> None:
     )
     axis.annotate(
         f"{100 * mean:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]", (high, place), xytext=(4, 0), textcoords="offset points",
-        va="center", fontsize=7.5,
+        va="center", fontsize=7.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
     )  # fmt: skip
 
 

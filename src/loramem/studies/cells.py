@@ -194,7 +194,9 @@ def task_of(
     piece, or of many modules, each question reads its own document as a whole.
     """
     stem = STEMS.get(reading.reading)
-    apart = stem.context in ("passages", "summary") or (stem.uses_module and how not in (None, "corpus", "document"))
+    apart = stem.context in ("passages", "summary") or (
+        stem.uses_module and how not in (None, "corpus", "document")
+    )
     documents = whole.documents if apart and part.documents != whole.documents else None
     own = stem.context == "documents" and stem.uses_module and (documents is not None or pool is not None)
     return ReadingTask(
@@ -311,7 +313,9 @@ def pool_cells(study: Study, groups: Sequence[Group]) -> list[Cell]:
         how = first.learnt.partition
         for reading in (one for one in pooled if one.partition in (None, how)):
             for retrieval in _retrievals_of(study, reading.reading):
-                task = task_of(study, reading, group.source, group.source, how, retrieval=retrieval, pool=pool)
+                task = task_of(
+                    study, reading, group.source, group.source, how, retrieval=retrieval, pool=pool
+                )
                 title = slug(
                     group.naming, group.key, group.source, reading, config=first.config, choice=first.learnt.choice, how=how,
                     retrieval=retrieval,
@@ -325,7 +329,9 @@ def pool_cells(study: Study, groups: Sequence[Group]) -> list[Cell]:
 def pool_of(groups: Sequence[Group]) -> Pool:
     """The modules of groups as one pool; what is right is known for the questions of the first."""
     candidates = tuple(
-        Candidate(module.id, _part_name(module, many=len(groups) > 1), module.source.text, _summary_of(module))
+        Candidate(
+            module.id, _part_name(module, many=len(groups) > 1), module.source.text, _summary_of(module)
+        )
         for group in groups
         for module in group.modules
     )
@@ -442,6 +448,13 @@ def without_doubles(cells: Sequence[Cell]) -> list[Cell]:
 def _asked_with(cell: Cell) -> list[tuple]:
     """Everything by which two cells of one name may differ."""
     return [
-        (task.module, task.pool and task.pool.candidates, task.routing, task.merging, task.module_on, task.abstain)
+        (
+            task.module,
+            task.pool and task.pool.candidates,
+            task.routing,
+            task.merging,
+            task.module_on,
+            task.abstain,
+        )
         for task in cell.tasks
     ]

@@ -94,7 +94,9 @@ def train_missing(
             # described here: the saver's thread must not walk a model whose layers come and go
             config = adapter_config(spec, model=base.model, base_name=base.name)
             text = module.source.text
-            saver.run(lambda: save_trained(store, done, module.recipe, spec, config, extra=extra, text=text), saved)
+            saver.run(
+                lambda: save_trained(store, done, module.recipe, spec, config, extra=extra, text=text), saved
+            )
 
         def step(rows_done: int, tokens: int) -> None:
             progress.advance(rows_done, tokens)
@@ -185,7 +187,9 @@ def read_missing(
             outcome.failed_readings[identity] = (
                 "no wrong module: no other source of this study has a module of the same spec; add a second source or drop the reading"
             )
-        failed = [parent for one in needed if one and (parent := one.partition("@")[0]) in outcome.failed_modules]
+        failed = [
+            parent for one in needed if one and (parent := one.partition("@")[0]) in outcome.failed_modules
+        ]
         if failed:
             whose = "its module" if task.pool is None else f"a module of its pool ({failed[0][:12]})"
             outcome.failed_readings[identity] = f"{whose} failed: {outcome.failed_modules[failed[0]]}"

@@ -19,6 +19,8 @@ SELECTABLE = (
     "module_on", "distractors", "asked",
 )  # fmt: skip
 EXTREMES = ("smallest", "largest")
+BY_CONSTRUCTION = "by construction"
+VERDICTS = ("agrees", "disagrees", "undecided", BY_CONSTRUCTION)
 Selector = dict[str, Any]
 
 
@@ -37,6 +39,8 @@ class Expectation(Config):
     """One cell, for the bounds."""
     at_least: float | None = None
     at_most: float | None = None
+    by_construction: bool = False
+    """The claim follows from how the measurement is made: where it holds, the verdict says so and counts as no evidence."""
 
     @field_validator("compare", mode="before")
     @classmethod
@@ -82,7 +86,8 @@ def select(cells: pd.DataFrame, selector: Selector) -> pd.DataFrame:
 
 
 def judge(expectation: Expectation, cells: pd.DataFrame, items: pd.DataFrame | None = None) -> dict:
-    """Verdict `agrees`, `disagrees` or `undecided` from intervals, never from means alone.
+    """Verdict `agrees`, `disagrees` or `undecided` from intervals, never from means alone; `by construction` where a claim that
+    follows from the measurement holds.
 
     A difference of two cells that were asked the same facts is tested fact by fact; of others, from their two intervals.
 
@@ -153,7 +158,12 @@ def judge(expectation: Expectation, cells: pd.DataFrame, items: pd.DataFrame | N
         difference, low, high, how = _difference(a, b, items)
         bound = expectation.margin
         text = f"difference {difference:+.3f} [{low:+.3f}, {high:+.3f}]{how} against at least {bound:g}"
+        if low == high == bound == 0 and not expectation.by_construction:
+            text += ": not one question was answered differently"
+            return {"claim": expectation.claim, "verdict": "undecided", "reason": text, "cells": shown}
     verdict = "agrees" if low >= bound else "disagrees" if high < bound else "undecided"
+    if verdict == "agrees" and expectation.by_construction:
+        verdict = BY_CONSTRUCTION
     return {"claim": expectation.claim, "verdict": verdict, "reason": text, "cells": shown}
 
 

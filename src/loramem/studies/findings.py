@@ -11,6 +11,15 @@ import pandas as pd
 
 
 @dataclass(frozen=True)
+class Beside:
+    """One published number with ours: what it is of, what the paper prints, what was measured here."""
+
+    label: str
+    published: str
+    ours: str
+
+
+@dataclass(frozen=True)
 class Findings:
     """The answer of a study.
 
@@ -19,12 +28,14 @@ class Findings:
         published: What the paper reports for this question, for the reader to hold beside it.
         figures: (kind of figure in the report, source) that answer the question, first in the report.
         published_range: Per source the range of scores that the paper reports, drawn beside ours.
+        beside: Published numbers, each with ours, where the paper prints any.
     """
 
     answer: tuple[str, ...]
     published: str = ""
     figures: tuple[tuple[str, str], ...] = ()
     published_range: dict[str, tuple[float, float]] = field(default_factory=dict)
+    beside: tuple[Beside, ...] = ()
 
 
 Analyse = Callable[[dict], Findings]

@@ -247,7 +247,11 @@ class Synthesis:
         guard(plain, allow=choice.allow_overlap)
         measured = writer is None or not source.probes
         shared = plain.as_dict() if measured else self._with_meaning(made, source, plain)
-        lost = dropped(source, [part for part, _, _ in parts], offsets_of(self.base.tokenizer)) if how == "chunk" else 0
+        lost = (
+            dropped(source, [part for part, _, _ in parts], offsets_of(self.base.tokenizer))
+            if how == "chunk"
+            else 0
+        )
         self.accounts.append(
             {**account(key, source, choice, how, found, made, shared), "dropped_tokens": lost}
         )

@@ -188,7 +188,9 @@ def _in_company(
             f"distractors others: partition {learnt[0].partition} makes one module of {learnt[0].key}, so there are none; use document, "
             "chunk or tokens:N"
         )
-    alone = [plan_module(base, config.model_copy(update={"distractors": None}), part, seed) for part in learnt]
+    alone = [
+        plan_module(base, config.model_copy(update={"distractors": None}), part, seed) for part in learnt
+    ]
     for module in alone:
         plan.modules.setdefault(module.id, module)
     found = []

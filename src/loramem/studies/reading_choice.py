@@ -49,7 +49,9 @@ class ReadingChoice(Config):
         if self.partition is not None and not stem.uses_module:
             raise ValueError(f"{self.reading}: partition {self.partition} without a module")
         if self.abstain and (self.routing is None or self.routing.none_below is None):
-            raise ValueError(f"{self.reading}: abstain needs none_below, the confidence under which no module fits")
+            raise ValueError(
+                f"{self.reading}: abstain needs none_below, the confidence under which no module fits"
+            )
         return self
 
     @property
@@ -97,7 +99,9 @@ def readings_of(entries: Sequence[str | Mapping[str, Any]]) -> tuple[ReadingChoi
         names = name if isinstance(name, list) else [name]
         if unknown := [one for one in names if one not in STEMS]:
             at = "readings" if isinstance(entry, str) else f"{where}.reading"
-            faults += [f"{at}: unknown reading {one!r}; {nearest(str(one), STEMS.names())}" for one in unknown]
+            faults += [
+                f"{at}: unknown reading {one!r}; {nearest(str(one), STEMS.names())}" for one in unknown
+            ]
             continue
         if empty := [key for key, value in settings.items() if value == []]:
             faults += [f"{where}.{key}: an empty list has no values" for key in empty]

@@ -27,15 +27,21 @@ def add_fits(predictions: Mapping[str, dict], probes: Sequence[Probe]) -> None:
     under the ROC curve of telling the two apart. `fits`: whether the confidence is above a threshold that refuses 90 % of
     every second stranger; given to the answerable questions and to the other strangers, which did not set it.
     """
-    sure = {probe.id: predictions[probe.id]["confidence"] for probe in probes if _routed(predictions.get(probe.id))}
+    sure = {
+        probe.id: predictions[probe.id]["confidence"]
+        for probe in probes
+        if _routed(predictions.get(probe.id))
+    }
     strangers = sorted(probe.id for probe in probes if probe.phrasing == "stranger" and probe.id in sure)
     own = [probe.id for probe in probes if probe.phrasing in ("trained", "heldout") and probe.id in sure]
     if len(strangers) < 2 or not own:
         return
     theirs = np.array([sure[name] for name in strangers])
-    limit = threshold_for(theirs[::2], REFUSED)
+    limit = threshold_for(theirs[::2].tolist(), REFUSED)
     for name in own:
-        predictions[name]["above_strangers"] = float(((sure[name] > theirs) + 0.5 * (sure[name] == theirs)).mean())
+        predictions[name]["above_strangers"] = float(
+            ((sure[name] > theirs) + 0.5 * (sure[name] == theirs)).mean()
+        )
     for name in (*own, *strangers[1::2]):
         predictions[name]["fits"] = bool(sure[name] > limit)
 
@@ -63,7 +69,12 @@ def merge_rows(merges: pd.DataFrame) -> list[dict]:
     found = []
     for cell, own in merges.groupby("cell", sort=False) if len(merges) else ():
         numbers = own.select_dtypes("number").drop(columns=["seed", "parents"], errors="ignore")
-        row: dict[str, Any] = {"cell": cell, "rule": own["rule"].iloc[0], "parents": int(own["parents"].max()), "merges": len(own)}
+        row: dict[str, Any] = {
+            "cell": cell,
+            "rule": own["rule"].iloc[0],
+            "parents": int(own["parents"].max()),
+            "merges": len(own),
+        }
         row["measures"] = {
             name: {how: float(getattr(numbers[name], how)()) for how in MEASURED} for name in numbers
         }

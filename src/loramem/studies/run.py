@@ -265,6 +265,9 @@ def execute(
         "body": yaml.safe_dump(study.body, sort_keys=False, allow_unicode=True), "wall_seconds": time.time() - began,
         "reused": {name: sum(getattr(leg.outcome, f"{name}_reused") for leg in legs) for name in ("modules", "readings")},
     }  # fmt: skip
+    write_json(
+        out / "costs.json", {key: info[key] for key in ("created", "wall_seconds", "costs", "reused", "plan")}
+    )
     return RunResult(out, info, summary)
 
 

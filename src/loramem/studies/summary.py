@@ -127,7 +127,9 @@ def comparisons(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str])
     made of (`counterparts`), and modules of one partition against those of another; p-values adjusted over all (Holm)."""
     cells = rows.drop_duplicates(["cell", "metric", "probe"])
     means = scores_by_fact(items)
-    tested = cells[cells["metric"].isin([metric for metric in metrics if metric in COMPARED]) & cells["snapshot"].isna()]
+    tested = cells[
+        cells["metric"].isin([metric for metric in metrics if metric in COMPARED]) & cells["snapshot"].isna()
+    ]
     found = []
     for _, group in tested.groupby(PLACE, sort=False, dropna=False):
         own = [cell for _, cell in group.iterrows()]
@@ -162,7 +164,11 @@ def counterpart(mine: pd.Series, theirs: pd.Series, *, later: bool) -> bool:
     if _values(mine, MADE) != _values(theirs, MADE):
         return False
     if not same_context:  # what a context adds to the same modules
-        return b.context == "none" and _values(mine, CHOSEN_BY) == _values(theirs, CHOSEN_BY) and a.which == b.which
+        return (
+            b.context == "none"
+            and _values(mine, CHOSEN_BY) == _values(theirs, CHOSEN_BY)
+            and a.which == b.which
+        )
     if a.which == "pool" and b.which == "own":
         return True
     if a.merges and not b.merges:

@@ -5,13 +5,14 @@ Sentences (`studies/q12` to `q14`) and figures (`report/reading_figures.py`) nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from loramem.answering.readings import context_name
-from loramem.studies.findings import cells_of
+from loramem.studies.findings import Beside, cells_of, share
 from loramem.studies.many import one
 
 SCORES = ("judge", "exact_match", "accuracy", "rouge_l", "token_f1")
@@ -26,6 +27,8 @@ WRITTEN = {
     "judge": "judge",
 }
 ON = {"answer": ", on for the answer only", "after-prefix": ", on after the context"}
+MODELS = "Llama-3.2-1B | Llama-3.1-8B | Qwen3-1.7B | Qwen3-8B"
+"""The order of the paper's columns."""
 SWEPT = "sweep"
 """The source on which settings are chosen; no answer is given of it."""
 Row = Mapping[str, Any] | pd.Series
@@ -134,3 +137,38 @@ def places(summary: dict) -> list[At]:
     return [
         At(summary, source, asked) for source in sources_of(summary) if (asked := leading(summary, source))
     ]
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A line of the paper's tables: what was read, its scores on NarrativeQA (ROUGE-L) and QuALITY (accuracy) by the four
+    models, and our cell that stands beside it."""
+
+    name: str
+    narrativeqa: str
+    quality: str
+    cell: Mapping[str, Any]
+
+
+def beside_paper(summary: dict, lines: Sequence[Printed]) -> tuple[Beside, ...]:
+    """Every line that we measured too, by the paper's scores, on the same sources or their twins."""
+    found = []
+    for table, sources, metric, column in (
+        ("NarrativeQA, ROUGE-L", ("narrativeqa", "chronicles"), "rouge_l", "narrativeqa"),
+        ("QuALITY, accuracy", ("quality", "stories"), "accuracy", "quality"),
+    ):
+        for source in (name for name in sources_of(summary) if name in sources):
+            asked = leading(summary, source)
+            at = At(summary, source, (metric, asked[1] if asked else "heldout"))
+            for line in lines:
+                wanted = dict(line.cell)
+                cells = at.all(wanted.pop("reading"), **wanted)
+                if cells:
+                    found.append(
+                        Beside(
+                            f"{table}: {line.name} ({MODELS})",
+                            getattr(line, column),
+                            f"{source} {share(cells[0])}",
+                        )
+                    )
+    return tuple(found)

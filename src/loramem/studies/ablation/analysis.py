@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from loramem.studies.findings import Findings, cells_of, difference, listed, main_budget, share, verb
+from loramem.studies.findings import Beside, Findings, cells_of, difference, listed, main_budget, share, verb
 from loramem.studies.many import against, one, sentences, tested
 from loramem.studies.ways import WRITTEN, At, places, way
 
@@ -27,6 +27,7 @@ VALUES = {
     "pissa": "PiSSA", "ntp-answer": "next token", "dcd": "distillation", "dcd-l1_weight=0": "distillation, KL only",
     "dcd-kl_weight=0": "distillation, L1 only", "dcd-hidden=all": "distillation, L1 at all layers", "others-p0.5": "beside others",
 }  # fmt: skip
+KINDS = {"LoRA": "5.40 | 5.58", "DoRA": "5.27 | 5.43", "PiSSA": "7.17 | 4.88"}
 BETWEEN = {
     "targets": ("mlp", "attention"), "layers": ("first-half", "second-half"), "variant": ("pissa", "dora"),
 }  # fmt: skip
@@ -45,7 +46,7 @@ class Variant:
         return value_name(self.cell[self.aspect])
 
 
-def value_name(value: object) -> str:
+def value_name(value: str | float | None) -> str:
     """A setting in words.
 
     >>> value_name("dcd-l1_weight=0"), value_name("q_proj"), value_name("first-half"), value_name(None)
@@ -89,6 +90,21 @@ def analyse(summary: dict) -> Findings:
         PUBLISHED,
         tuple((kind, at.source) for kind in ("ablation", "harm_of_variants") for at in found),
     )
+
+
+def _printed(at: At) -> Iterator[Beside]:
+    """The kinds of adapter as the paper scores them, by a judge of its own papers."""
+    first, own = variants(cells_at(at))
+    if first is None:
+        return
+    cells = {"LoRA": first, **{variant.name: variant.cell for variant in own if variant.aspect == "variant"}}
+    for name, printed in KINDS.items():
+        if name in cells and at.source == "papers":
+            yield Beside(
+                f"PaperQA, judged 0 to 10: {name} (Llama-3.1-8B | Qwen3-8B)",
+                printed,
+                f"{at.named} {share(cells[name])}",
+            )
 
 
 def cells_at(at: At) -> pd.DataFrame:

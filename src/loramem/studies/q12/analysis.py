@@ -6,7 +6,7 @@ import pandas as pd
 
 from loramem.studies.findings import Findings, difference, listed, points, share, verb
 from loramem.studies.many import against, sentences
-from loramem.studies.ways import At, places, way
+from loramem.studies.ways import At, Printed, beside_paper, places, way
 
 PUBLISHED = (
     "Paper (closed book, NarrativeQA ROUGE-L, QuALITY accuracy; Llama-3.2-1B | Llama-3.1-8B | Qwen3-1.7B | Qwen3-8B; one seed): base "
@@ -14,6 +14,28 @@ PUBLISHED = (
     "16.87, 24.32 | 19.95, 37.83 | 15.90, 32.71 | 19.13, 39.46; multi top-3 16.85, 26.43 | 22.42, 42.42 | 16.27, 39.93 | 21.15, 46.26. Its "
     "claim that many lose to one holds of NarrativeQA on all four; on QuALITY three merged equal one module on Llama-3.1-8B and are above "
     "it on both Qwen3."
+)
+CHUNKS = {"partition": "chunk", "module_on": "all"}
+TABLE = (
+    Printed("base", "9.08 | 13.08 | 13.27 | 16.35", "25.75 | 32.01 | 26.42 | 26.06", {"reading": "closed"}),
+    Printed(
+        "single",
+        "23.81 | 27.05 | 24.78 | 25.78",
+        "29.86 | 42.42 | 33.15 | 44.10",
+        {"reading": "module", "partition": "document"},
+    ),
+    Printed(
+        "multi, top-1",
+        "16.87 | 19.95 | 15.90 | 19.13",
+        "24.32 | 37.83 | 32.71 | 39.46",
+        {"reading": "routed", **CHUNKS},
+    ),
+    Printed(
+        "multi, top-3 merged",
+        "16.85 | 22.42 | 16.27 | 21.15",
+        "26.43 | 42.42 | 39.93 | 46.26",
+        {"reading": "merged", "top_k": 3, **CHUNKS},
+    ),
 )
 SINGLE_HOP = "single-hop"
 FLOOR = 0.2
@@ -26,7 +48,7 @@ def analyse(summary: dict) -> Findings:
     answer = [text for at in found for text in _gap(at)]
     answer += [text for at in found for text in (*_parts(at), *_levels(at), *_choices(at), *_base(at))]
     figures = [(kind, at.source) for kind in ("closed_book", "by_hops") for at in found]
-    return Findings(tuple(answer), PUBLISHED, tuple(figures))
+    return Findings(tuple(answer), PUBLISHED, tuple(figures), beside=beside_paper(summary, TABLE))
 
 
 def many(at: At) -> list[pd.Series]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from loramem.studies.findings import Findings, listed, share, verb
 from loramem.studies.many import against, sentences, tested
-from loramem.studies.ways import At, context, places, way
+from loramem.studies.ways import At, Printed, beside_paper, context, places, way
 
 PUBLISHED = (
     "Paper (NarrativeQA ROUGE-L, QuALITY accuracy; Llama-3.2-1B | Llama-3.1-8B | Qwen3-1.7B | Qwen3-8B; one seed): ICL 24.52, 26.01 | 33.81, "
@@ -17,6 +17,34 @@ PUBLISHED = (
     "54.99 | 37.64, 64.31. It says that a module with a context beats each alone. Its own table disagrees: on QuALITY single+ICL is below ICL on "
     "Llama-3.1-8B and both Qwen3, top-3+ICL and top-3+RAG below ICL and RAG on Llama-3.1-8B, top-3+RAG below RAG on Qwen3-8B; on NarrativeQA single+ICL "
     "is below ICL on Qwen3-8B. Its single+RAG cells on QuALITY repeat the closed-book ones and count as unknown."
+)
+DOCUMENT, CHUNKS = ({"partition": name, "module_on": "all"} for name in ("document", "chunk"))
+TABLE = (
+    Printed(
+        "ICL",
+        "24.52 | 33.81 | 27.34 | 35.22",
+        "26.01 | 70.20 | 46.80 | 72.89",
+        {"reading": "icl", "partition": "document"},
+    ),
+    Printed("RAG", "21.90 | 29.20 | 23.80 | 31.15", "26.12 | 63.79 | 43.43 | 64.53", {"reading": "rag"}),
+    Printed(
+        "single + ICL",
+        "24.73 | 35.39 | 28.37 | 32.34",
+        "28.34 | 64.12 | 46.59 | 67.49",
+        {"reading": "module+icl", **DOCUMENT},
+    ),
+    Printed(
+        "top-3 + ICL",
+        "26.41 | 38.78 | 29.17 | 37.23",
+        "30.00 | 69.22 | 56.52 | 76.26",
+        {"reading": "merged+icl", "top_k": 3, **CHUNKS},
+    ),
+    Printed(
+        "top-3 + RAG",
+        "24.53 | 35.55 | 29.10 | 37.64",
+        "31.20 | 60.34 | 54.99 | 64.31",
+        {"reading": "merged+rag", "top_k": 3, **CHUNKS},
+    ),
 )
 CONTEXTS = {
     "icl": "the document in the context", "rag": "retrieved passages", "gold-passage": "the gold passage", "gold-summary": "the gold summary",
@@ -56,7 +84,8 @@ def analyse(summary: dict) -> Findings:
         for at in found
         for text in (*_each(at, pairs[at.source]), *_when_on(at), *_bounds(at), *_cut(at))
     ]
-    return Findings(tuple(answer), PUBLISHED, tuple(("contexts", at.source) for at in found))
+    figures = tuple(("contexts", at.source) for at in found)
+    return Findings(tuple(answer), PUBLISHED, figures, beside=beside_paper(summary, TABLE))
 
 
 def together(at: At) -> list[Together]:

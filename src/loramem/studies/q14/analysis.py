@@ -8,7 +8,8 @@ import pandas as pd
 
 from loramem.studies.findings import Findings, cells_of, share, verb
 from loramem.studies.many import against, sentences, tested
-from loramem.studies.ways import SWEPT, WRITTEN, At, leading, places, way
+from loramem.studies.q12.analysis import TABLE
+from loramem.studies.ways import SWEPT, WRITTEN, At, beside_paper, leading, places, way
 
 PUBLISHED = (
     "Paper (closed book, NarrativeQA ROUGE-L, QuALITY accuracy; Llama-3.2-1B | Llama-3.1-8B | Qwen3-1.7B | Qwen3-8B; one seed): multi top-1 16.87, "
@@ -28,7 +29,7 @@ def analyse(summary: dict) -> Findings:
     answer += [text for at in found for text in (*_each(at), *_room(at), *_only_answer(at))]
     answer += _sweep(summary)
     figures = [("ways_of_many", at.source) for at in found] + [("swept", SWEPT)]
-    return Findings(tuple(answer), PUBLISHED, tuple(figures))
+    return Findings(tuple(answer), PUBLISHED, tuple(figures), beside=beside_paper(summary, TABLE[2:]))
 
 
 def _pairs(at: At) -> list[tuple[pd.Series, pd.Series]]:
@@ -47,8 +48,8 @@ def _count(at: At) -> tuple[str, ...]:
     if not words:
         return ()
     return (
-        f"{at.named}: of {len(words)} ways to merge several chunks' modules, {words.count('more')} give clearly more than the first choice "
-        f"alone, {words.count('less')} clearly less; {words.count('open')} are not told apart from it.",
+        f"{at.named}: of {len(words)} ways to merge several chunks' modules, {words.count('more')} give clearly more than the router's one "
+        f"chunk alone, {words.count('less')} clearly less; {words.count('open')} are not told apart from it.",
     )  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def _sweep(summary: dict) -> tuple[str, ...]:
     table = table[table["reading"].isin(["routed", "merged"]) & table["mean"].notna()]
     if len(table) < 2:
         return ()
-    best = table.loc[table["mean"].idxmax()]
+    best = table.sort_values("mean", kind="stable", ascending=False).iloc[0]
     near = int((table["ci_high"] >= best["ci_low"]).sum()) - 1
     return (
         f"{SWEPT}, {WRITTEN.get(asked[0], asked[0])}: the best of {len(table)} pairs of training and reading is {setting(best)}, read as {way(best)}: "
