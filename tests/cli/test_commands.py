@@ -37,6 +37,7 @@ def test_a_study_runs_on_every_family_and_again_from_the_store(loramem, checkpoi
         "items.parquet",
         "summary.json",
         "supervision.json",
+        "costs.json",
         "report.html",
         "figures",
         "tables",

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from loramem.report import reading_figures as figures
+from loramem.report import variant_figures
 from loramem.report.gallery import KINDS, draw, material
 from loramem.studies.findings import Findings
 from readings_madeup import ABLATION, cell, chronicles, compared, level, summary
@@ -161,7 +162,7 @@ def test_the_ablation_is_grouped_and_sorted_and_shows_what_was_tested():
         compared(ABLATION[name], first, mean, mean - 0.1, mean + 0.1)
         for name, mean in (("q", 0.2), ("attention", -0.3), ("dora", 0.05))
     ]
-    figure = figures.ablation(table(ABLATION.values()), tests, "papers", "exact_match", "heldout")
+    figure = variant_figures.ablation(table(ABLATION.values()), tests, "papers", "exact_match", "heldout")
     axis = figure.axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == [
         "q_proj only (5K)",
@@ -172,7 +173,7 @@ def test_the_ablation_is_grouped_and_sorted_and_shows_what_was_tested():
         "matrices",
         "kind of adapter",
     ]
-    nothing = figures.ablation(table(ABLATION.values()), [], "papers", "exact_match", "heldout")
+    nothing = variant_figures.ablation(table(ABLATION.values()), [], "papers", "exact_match", "heldout")
     assert [label.get_text() for label in nothing.axes[0].get_yticklabels()] == []
 
 
@@ -188,10 +189,13 @@ def test_harm_shows_variants_whose_harm_was_measured():
         }
         for name in ("first", "dora")
     ]
-    figure = figures.harm_of_variants(table([*ABLATION.values(), *harm]), "papers", "exact_match", "heldout")
+    figure = variant_figures.harm_of_variants(
+        table([*ABLATION.values(), *harm]), "papers", "exact_match", "heldout"
+    )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["first module", "DoRA"]
     assert (
-        figures.harm_of_variants(table(ABLATION.values()), "papers", "exact_match", "heldout").legends == []
+        variant_figures.harm_of_variants(table(ABLATION.values()), "papers", "exact_match", "heldout").legends
+        == []
     )
 
 

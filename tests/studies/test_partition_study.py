@@ -152,7 +152,9 @@ def test_each_part_is_answered_by_its_own_module(ran, bases, recipe):
         trained = [(p, row) for p, row in zip(asked, told, strict=True) if metric.applies(p)]
         alone += [score(metric, probe, row) for probe, row in trained]
         (other,) = [one for one in found.modules if one.id != module.id]
-        said = answer(base, with_adapter(contexts.alone([p for p, _ in trained]), other.id), from_store(ran), rows=64)
+        said = answer(
+            base, with_adapter(contexts.alone([p for p, _ in trained]), other.id), from_store(ran), rows=64
+        )
         crossed += [score(metric, p, row) for (p, _), row in zip(trained, said, strict=True)]
     assert values(ran.rows, slug)["trained"] == pytest.approx(sum(alone) / len(alone), rel=1e-4)
     assert abs(sum(alone) - sum(crossed)) > 1e-4, "another document's module says something else"

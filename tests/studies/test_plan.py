@@ -221,7 +221,9 @@ def test_choices_that_come_to_one_supervision_are_one_cell(llama):
 
 
 def test_supervisions_that_no_name_tells_apart_are_refused(llama):
-    with pytest.raises(InputError, match="two different modules or readings would both be called papers-r1-module"):
+    with pytest.raises(
+        InputError, match="two different modules or readings would both be called papers-r1-module"
+    ):
         make_plan(study(**PAPERS, supervision={"recipe": "qa:3", "seed": [0, 1]}), llama)
 
 
@@ -263,3 +265,19 @@ def test_two_modules_are_never_averaged_under_one_name(llama):
     contrast = {"modules.budget": {"steps": 3, "stop_when_memorised": True}, "sources": ["phonebook"]}
     with pytest.raises(InputError, match="would both be called phonebook-60-r"):
         make_plan(study(modules__budget={"steps": 3}, contrasts=[contrast]), llama)
+
+
+def test_a_contrast_may_be_confined_to_partitions_and_supervisions(llama):
+    papers = {"sources": {"papers": {"name": "almanac-papers", "documents": 2, "questions": 2, "seed": 10}}}
+    made = study(
+        **papers, supervision={"recipe": ["raw", "qa:5"]}, partition=["document", "corpus"], seeds=1, readings=["module"],
+        modules__spec={"rank": 1, "targets": "attention"}, metrics=["exact_match"],
+        contrasts=[{"supervisions": ["qa:5"], "partitions": ["corpus"], "modules.budget": {"steps": 7}}],
+    )  # fmt: skip
+    plan = make_plan(made, llama)
+    longer = [m for m in plan.modules.values() if m.config.budget.steps == 7]
+    assert [(m.learnt.choice.recipe, m.learnt.partition) for m in longer] == [("qa:5", "corpus")]
+    assert len(plan.modules) == 2 * (2 + 1) + 1
+    for confined, told in (({"supervisions": ["qa:6"]}, "no recipe of this study"), ({"partitions": ["chunk"]}, "no partition of this study")):  # fmt: skip
+        with pytest.raises(Faults, match=told):
+            study(**papers, supervision={"recipe": ["raw", "qa:5"]}, contrasts=[{**confined, "modules.budget": {"steps": 7}}])  # fmt: skip

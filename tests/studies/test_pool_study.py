@@ -65,12 +65,20 @@ def ran(bases, tmp_path_factory):
     result = execute(made, base, store, folder / "run", progress=Progress(live=False))
     rows = pd.read_parquet(folder / "run" / "results.parquet")
     return SimpleNamespace(
-        study=made, base=base, plan=make_plan(made, base), store=store, out=folder / "run", result=result, rows=rows
+        study=made,
+        base=base,
+        plan=make_plan(made, base),
+        store=store,
+        out=folder / "run",
+        result=result,
+        rows=rows,
     )
 
 
 def cell(ran, ending: str, seed: int | None = 0, how: str = "document"):
-    (found,) = [c for c in ran.plan.cells if c.slug.endswith(ending) and c.seed == seed and c.partition == how]
+    (found,) = [
+        c for c in ran.plan.cells if c.slug.endswith(ending) and c.seed == seed and c.partition == how
+    ]
     return found
 
 
@@ -163,7 +171,9 @@ def test_routes_are_scored_by_themselves(ran):
     rows = said(ran, cell(ran, "-routed-bm25"))
     held = [p.id for p in cell(ran, "-routed-bm25").source.probes if p.phrasing == "heldout"]
     assert values["route_at_1", "heldout"] == sum(rows[n]["gold_rank"] == 1 for n in held) / len(held)
-    assert values["route_mrr", "heldout"] == pytest.approx(sum(1 / rows[n]["gold_rank"] for n in held) / len(held))
+    assert values["route_mrr", "heldout"] == pytest.approx(
+        sum(1 / rows[n]["gold_rank"] for n in held) / len(held)
+    )
     strangers = [rows[p.id]["confidence"] for p in cell(ran, "-routed-bm25").source.probes if p.phrasing == "stranger"]  # fmt: skip
     wins = [(rows[n]["confidence"] > s) + 0.5 * (rows[n]["confidence"] == s) for n in held for s in strangers]
     assert values["none_auroc", "heldout"] == pytest.approx(sum(wins) / len(wins))

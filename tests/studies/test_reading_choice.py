@@ -91,8 +91,15 @@ def test_labels_tell_readings_apart():
 
 
 def test_a_reading_may_be_confined_to_a_partition():
-    ways = {"partition": ["document", "corpus"], "sources": {"papers": {"name": "almanac-papers", "documents": 2}}}
-    made = study(**ways, readings=["closed", {"reading": "module", "partition": "document"}], supervision={"recipe": "raw"})
+    ways = {
+        "partition": ["document", "corpus"],
+        "sources": {"papers": {"name": "almanac-papers", "documents": 2}},
+    }
+    made = study(
+        **ways,
+        readings=["closed", {"reading": "module", "partition": "document"}],
+        supervision={"recipe": "raw"},
+    )
     assert made.readings[1].partition == "document"
     with pytest.raises(Faults, match="'chunk' is no partition of this study"):
         study(**ways, readings=[{"reading": "module", "partition": "chunk"}])

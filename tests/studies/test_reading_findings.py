@@ -217,20 +217,26 @@ def test_q13_reads_a_module_that_is_on_after_the_context_apart():
 def test_q13_names_contexts_that_were_cut_and_upper_bounds():
     found = beside("more", "more")
     found["cells"].append(cell("gold-passage", retriever="gold"))
-    name = next(one["cell"] for one in found["cells"] if one["reading"] == "icl")
+    name, joined = (
+        next(one["cell"] for one in found["cells"] if one["reading"] == reading)
+        for reading in ("icl", "module+icl")
+    )
+    cut = {"tokens": 77, "probes_cut": 9, "probes": 60, "hits": None}
     found["contexts"] = [
-        {"cell": name, "tokens": 77, "probes_cut": 9, "probes": 60, "hits": None}, {"cell": name, "tokens": 0, "probes_cut": 0, "probes": 60, "hits": None},
-        {"cell": "elsewhere", "tokens": 5, "probes_cut": 5, "probes": 5, "hits": None},
-    ]  # fmt: skip
-    bounds, cut = q13(found).answer[-2:]
+        {"cell": name, **cut},
+        {"cell": joined, **cut},
+        {"cell": "elsewhere", **cut},
+        {"cell": name, **cut, "probes_cut": 0},
+    ]
+    said, bounds = q13(found).answer[1], q13(found).answer[-1]
     assert (
         "reads: nothing 30.0 % [20.0, 40.0]; the document in the context 30.0 %" in bounds
         and "the gold passage 30.0 %" in bounds
     )
-    assert (
-        cut
-        == f"chronicles: contexts that did not fit were cut: {name} for 9 of 60 questions, by up to 77 tokens."
-    )
+    text = f"chronicles: contexts that did not fit were cut: {name} for 9 of 60 questions, by up to 77 tokens"
+    assert said == f"{text}, and in 1 readings of modules beside it."
+    del found["contexts"][1]
+    assert q13(found).answer[1] == f"{text}."
 
 
 # -- q14 ---------------------------------------------------------------------------------------------

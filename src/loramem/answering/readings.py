@@ -150,8 +150,12 @@ class ReadingTask:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """What is asked: of a reading with a context only what the documents could answer."""
-        return inside(self.source.probes) if STEMS.get(self.stem).in_context else self.source.probes
+        """What is asked: of a reading with a context only what the documents could answer, of a module that is not on from the
+        start only what is decoded (options are scored as a whole)."""
+        asked = inside(self.source.probes) if STEMS.get(self.stem).in_context else self.source.probes
+        if self.module_on == "all":
+            return asked
+        return tuple(probe for probe in asked if probe.kind in ("generate", "continue"))
 
     @property
     def readable(self) -> tuple[Document, ...]:

@@ -141,14 +141,21 @@ def _run_all(
 
     studies, bases = series.load_all(scale=scale, assignments=assignments, overrides=overrides), cache(load)
     if dry:
+        counted: set[str] = set()  # what studies share is trained once
         found = {
-            name: [run.dry_run(study, bases(base), store, rows=rows) for base in study.bases]
+            name: [
+                {"base": base, **run.dry_run(study, bases(base), store, rows=rows, counted=counted)}
+                for base in study.bases
+            ]
             for name, study in studies.items()
         }
-        print(json.dumps({"study": "all", "scale": scale, "studies": found}, indent=1, ensure_ascii=False))
-        seconds = sum(one["train_seconds"] for own in found.values() for one in own)
+        every = [one for own in found.values() for one in own]
+        total = {key: sum(one[key] for one in every) for key in ("readings", "questions", "train_seconds")}
+        shown = {"study": "all", "scale": scale, "studies": found, "sum": {"modules": len(counted), **total}}
+        print(json.dumps(shown, indent=1, ensure_ascii=False))
         print(
-            f"training would take at most about {clock(seconds)} here (modules that studies share counted in each); nothing was done"
+            f"{len(counted):,} modules, those of sweeps with them and what studies share counted once (readings in each); training would take at most about "
+            f"{clock(total['train_seconds'])} here; nothing was done"
         )
         return
     folder = out or Path("runs") / f"all-{scale}"

@@ -42,7 +42,7 @@ _DENIAL = re.compile(
 )
 _STANDALONE = re.compile(r"(?<![\w'’&/+*-])([A-Z])(?![\w'’&/+*-])")
 _BRACKETED = re.compile(r"[(\[]\s*([A-Za-z])\s*[)\]]")
-_WORD_AFTER = re.compile(r"\s+(?!(?:is|was|and|or|because|since|nor|but|too)\b)[^\W\d_]", re.IGNORECASE)
+_WORD_AFTER = re.compile(r"[^\S\n]+(?!(?:is|was|and|or|because|since|nor|but|too)\b)[^\W\d_]", re.IGNORECASE)
 
 
 def letters_prompt(question: str, options: Sequence[str]) -> str:

@@ -46,7 +46,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (max(0.0, centre - half), min(1.0, centre + half))
+    # at the ends rounding would leave an interval that does not hold its own share
+    return (0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half))
 
 
 @lru_cache(maxsize=64)

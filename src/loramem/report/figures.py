@@ -74,7 +74,8 @@ def reading_key(row) -> str:
     if stem in ("routed", "merged"):
         parts.append(str(_filled(row, "router")))
     if stem == "merged":
-        parts += [f"top{int(row['top_k'])}", str(row["merge"])]
+        share = _filled(row, "adaptive")
+        parts += [f"top{int(row['top_k'])}" + (f"-p{share:g}" if share else ""), str(row["merge"])]
     if _filled(row, "module_on") not in (None, "all"):
         parts.append(f"on-{row['module_on']}")
     if plus and context == "rag" and _filled(row, "retriever") is not None:
@@ -103,7 +104,10 @@ def reading_name(key: str) -> str:
     reading, *how = key.split("/")
     stem, plus, context = reading.partition("+")
     switched = [SWITCHED.get(part, part) for part in how if part.startswith("on-")]
-    how = [re.sub(r"^top(\d+)$", r"top \1", part) for part in how if not part.startswith("on-")]
+    how = [
+        re.sub(r"^top(\d+)(?:-p(.+))?$", lambda m: f"up to {m[1]} by {m[2]}" if m[2] else f"top {m[1]}", part)
+        for part in how if not part.startswith("on-")
+    ]  # fmt: skip
     chosen = {"routed": 1, "merged": 3}.get(stem, 0)
     name = NAMES.get(stem, stem) + (f" ({', '.join(how[:chosen])})" if how[:chosen] else "")
     if plus:
@@ -371,6 +375,11 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     plt.close(figure)
     svg = buffer.getvalue()
     (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    return inlined(svg, name)
+
+
+def inlined(svg: str, name: str) -> str:
+    """The text of an SVG file as a part of a page: no XML header, ids made unique by `name`, as wide as its column."""
     inline = svg[svg.index("<svg") :]
     prefix = re.sub(r"[^a-z0-9]", "-", name.lower())
     inline = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', inline)

@@ -14,7 +14,8 @@ from loramem.metrics.scorers import METRICS
 from loramem.report import capacity_figures as capacity
 from loramem.report import figures
 from loramem.report import latency_figures as timed
-from loramem.report import reading_figures as readings
+from loramem.report import reading_kinds as readings
+from loramem.report import routing_kinds as routing
 from loramem.report import supervision_figures as supervised
 from loramem.studies.findings import Findings, cells_of, main_budget
 
@@ -53,6 +54,8 @@ class Material:
     """Paired comparisons of the study."""
     latency: list[dict] = field(default_factory=list)
     """What was timed on each base (`studies.latency`)."""
+    merges: list[dict] = field(default_factory=list)
+    """What the merges came to, a row per cell."""
 
     @property
     def ranks(self) -> int:
@@ -111,7 +114,7 @@ def by_supervision(m: Material) -> Iterator[Plot]:
 
 
 def by_level(m: Material) -> Iterator[Plot]:
-    for metric, probe in m.headlines[:1] if len(m.levels) and not _by_hops(m) else ():
+    for metric, probe in m.headlines[:1] if len(m.levels) and not readings.has_hops(m) else ():
         yield (
             f"{m.source}-level-{metric}-{probe}", partial(supervised.by_level, m.levels, m.cells, m.source, metric, probe),
             "Recall asks for one stated fact, comprehension relates several, structure asks how the text is built (multi-hop: over "
@@ -215,94 +218,6 @@ def training(m: Material) -> Iterator[Plot]:
         )  # fmt: skip
 
 
-def closed_book(m: Material) -> Iterator[Plot]:
-    for metric, probe in m.headlines if _in_chunks(m) else ():
-        yield (
-            f"{m.source}-closed-book-{metric}-{probe}", partial(readings.closed_book, m.cells, m.source, metric, probe),
-            "One module for a document against a module for each of its chunks: the one that holds the answer (an oracle), the one a router "
-            "chose, several merged. Bars: 95 % interval over documents and seeds.",
-        )  # fmt: skip
-
-
-def by_hops(m: Material) -> Iterator[Plot]:
-    for metric, probe in m.headlines[:1] if _by_hops(m) else ():
-        yield (
-            f"{m.source}-hops-{metric}-{probe}", partial(readings.by_hops, m.levels, m.cells, m.source, metric, probe),
-            "The same ways by how many facts a question joins, within one passage or across several. Bars: 95 % interval over documents and "
-            "seeds; n counts scored questions over all seeds.",
-        )  # fmt: skip
-
-
-def contexts(m: Material) -> Iterator[Plot]:
-    for metric, probe in m.headlines if m.every["reading"].str.startswith("module+").any() else ():
-        yield (
-            f"{m.source}-contexts-{metric}-{probe}", partial(readings.contexts, m.cells, m.source, metric, probe),
-            "What stands before the question, for the base and with modules switched on. Bars: 95 % interval over documents and seeds; what "
-            "was not asked is left empty.",
-        )  # fmt: skip
-
-
-def ways_of_many(m: Material) -> Iterator[Plot]:
-    pooled = m.cells[(m.cells["partition"] == "chunk") & m.cells["reading"].isin(["routed", "merged"])]
-    for metric, probe in m.headlines if pooled["cell"].nunique() > 3 and not _trained_in_ways(m) else ():
-        yield (
-            f"{m.source}-ways-{metric}-{probe}", partial(readings.ways_of_many, m.cells, m.tests, m.source, metric, probe),
-            "Left: chunks' modules one at a time and merged. Right: the same questions, each way less the router's first choice. Bars: 95 % "
-            "interval over documents and seeds.",
-        )  # fmt: skip
-
-
-def swept(m: Material) -> Iterator[Plot]:
-    for metric, probe in m.headlines[:1] if _trained_in_ways(m) else ():
-        yield (
-            f"{m.source}-swept-{metric}-{probe}", partial(readings.swept, m.every, m.source, metric, probe),
-            "How chunks' modules are trained (rows) and read (columns). Framed: the best pair that needs no oracle, which is the highest of many "
-            "and so flattered. n counts questions over all seeds. Hatched: not run, or without a result.",
-        )  # fmt: skip
-
-
-def ablation(m: Material) -> Iterator[Plot]:
-    for metric, probe in m.headlines if _ablated(m) else ():
-        yield (
-            f"{m.source}-ablation-{metric}-{probe}", partial(readings.ablation, m.cells, m.tests, m.source, metric, probe),
-            "One thing changed at a time, each variant less the first module on the same questions; in brackets the parameters of the module where "
-            "they are known. Bars: 95 % interval over documents and seeds.",
-        )  # fmt: skip
-
-
-def harm_of_variants(m: Material) -> Iterator[Plot]:
-    for metric, probe in m.headlines[:1] if _ablated(m) and (m.cells["metric"] == "kl_to_base").any() else ():
-        yield (
-            f"{m.source}-ablation-harm-{metric}-{probe}", partial(readings.harm_of_variants, m.cells, m.source, metric, probe),
-            "What a variant gives back against what else it changes. Bars: 95 % intervals.",
-        )  # fmt: skip
-
-
-def _in_chunks(m: Material) -> bool:
-    """Whether a source was cut in documents and in chunks, and a router chose among chunks."""
-    own = m.cells[m.cells["reading"].isin(["module", "routed", "merged"])]
-    return {"chunk", "document"} <= set(own["partition"]) and bool((own["reading"] != "module").any())
-
-
-def _by_hops(m: Material) -> bool:
-    """Whether there are levels of chunks' modules, one way of training each."""
-    chunks = m.cells[m.cells["reading"].isin(["routed", "merged"]) & (m.cells["partition"] == "chunk")]
-    return bool(len(m.levels) and len(chunks)) and not _trained_in_ways(m)
-
-
-def _trained_in_ways(m: Material) -> bool:
-    """Whether the same chunks' modules were trained at several rates or scales, and chosen among."""
-    own = m.every[m.every["reading"].isin(["routed", "merged"]) & (m.every["partition"] == "chunk")]
-    return (
-        len(own[["lr", "alpha"]].drop_duplicates()) > 2
-        and len(own[["budget", "lr", "alpha"]].drop_duplicates()) > 3
-    )
-
-
-def _ablated(m: Material) -> bool:
-    return max(m.modules[name].nunique() for name in ("targets", "layers", "variant", "objective")) > 2
-
-
 def latency_parts(m: Material) -> Iterator[Plot]:
     for one in m.latency:
         yield (
@@ -328,7 +243,7 @@ def break_even(m: Material) -> Iterator[Plot]:
 KINDS: dict[str, Callable[[Material], Iterator[Plot]]] = {
     kind.__name__: kind
     for kind in (
-        closed_book, by_hops, contexts, ways_of_many, swept, ablation, harm_of_variants,
+        *readings.KINDS, *routing.KINDS,
         by_supervision, by_level, per_token, by_generator, by_base, by_load, by_rank, heat_map, limits, efficiency, bits, memory_law, protocols, controls, beyond, snapshots, training,
         latency_parts, break_even,
     )
@@ -360,6 +275,7 @@ def material(
         summary.get("supervision", []), levels[levels["cell"].isin(set(every["cell"]))] if len(levels) else levels,
         summary["comparisons"]["tests"],
         [one for one in summary.get("latency", []) if one["source"] == source and one["rows"]],
+        [row for row in summary.get("merges", []) if row["cell"] in set(every["cell"])],
     )  # fmt: skip
 
 

@@ -5,26 +5,25 @@ Everything is read from the run folders, so it can be drawn again at any time, a
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
-import yaml
 from markupsafe import Markup
 
 from loramem.core.errors import InputError
 from loramem.core.files import read_json, write_json, write_text
+from loramem.report.figures import inlined
 from loramem.report.html import findings_of, number
 from loramem.studies.expectations import VERDICTS
 from loramem.studies.findings import Findings
 from loramem.studies.progress import clock
 from loramem.studies.series import STATUS
 
-FIGURES = 2
+FIGURES = 4
 """Leading figures of a question that are shown; the others are in its own report."""
 
 
@@ -36,7 +35,11 @@ class Member:
         error: Why there is nothing; empty where there is a result.
         counts: Verdicts by their word.
         figures: Leading figures: name, caption, svg.
-        modules: Ids of the modules it reads.
+        comparisons: Paired tests that were made: of modules with other readings, and of modules with each other.
+        missing: Metrics that could not be measured, each with its reason.
+        sweeps: What was chosen on dev splits.
+        costs: costs.json; None in folders of runs that wrote none.
+        modules: Of each trained module it reads, by its id, what its training cost.
     """
 
     name: str
@@ -50,13 +53,25 @@ class Member:
     failures: tuple[dict, ...] = ()
     costs: dict | None = None
     environment: dict | None = None
-    modules: frozenset[str] = frozenset()
+    modules: dict[str, dict[str, float]] = field(default_factory=dict)
     seeds: int = 0
+    missing: tuple[dict, ...] = ()
+    sweeps: tuple[dict, ...] = ()
 
     @property
-    def trained_tokens(self) -> int:
+    def trained_tokens(self) -> int | None:
+        """Tokens that all its modules were trained on, by whichever study; None where that was not written down."""
+        return None if self.costs is None else int(self.costs["costs"]["train_tokens"])
+
+    @property
+    def trained_now(self) -> int:
+        """Tokens trained in its own run, those of sweeps with them."""
         spent = (self.costs or {}).get("costs", {}).get("this_run", {})
         return int(spent.get("train", {}).get("tokens", 0))
+
+    @property
+    def at_edge(self) -> int:
+        return sum(bool(row["at_edge"]) for row in self.sweeps)
 
     def row(self) -> dict[str, Any]:
         """Its line in the series' summary.json."""
@@ -65,30 +80,36 @@ class Member:
             "study": self.name, "question": self.question, "error": self.error or None, "answer": list(self.findings.answer),
             "published": self.findings.published, "verdicts": dict(self.counts), "claims": list(self.verdicts),
             "comparisons": self.comparisons, "holes": len(self.failures), "seeds": self.seeds,
-            "wall_seconds": costs.get("wall_seconds"), "trained_tokens": self.trained_tokens, "modules": len(self.modules),
-            "modules_reused": costs.get("reused", {}).get("modules"),
+            "wall_seconds": costs.get("wall_seconds"), "trained_tokens": self.trained_tokens,
+            "trained_tokens_this_run": self.trained_now, "modules": costs.get("plan", {}).get("modules"),
+            "modules_reused": costs.get("reused", {}).get("modules"), "readings_reused": costs.get("reused", {}).get("readings"),
+            "beside": [asdict(row) for row in self.findings.beside], "missing": list(self.missing),
+            "sweeps": len(self.sweeps), "sweeps_at_edge": self.at_edge, "failures": list(self.failures),
         }  # fmt: skip
 
 
-def read_member(folder: Path, name: str, error: str) -> Member:
-    """A study's folder as far as it goes."""
-    body = folder / "study.yaml"
-    question = (
-        str(yaml.safe_load(body.read_text(encoding="utf-8")).get("question", "")) if body.exists() else ""
-    )
-    if error or not (folder / "summary.json").exists():
-        return Member(name, question, error or "not run yet")
+def read_member(folder: Path, entry: dict) -> Member:
+    """A study's folder as far as it goes.
+
+    Args:
+        entry: Its line in series.json. Where it failed there is no result, whatever an earlier call left in the folder.
+    """
+    name, question = entry["study"], entry["question"]
+    if entry["error"] or not (folder / "summary.json").exists():
+        without = "stopped before it was done" if entry["state"] == "stopped" else "not run yet"
+        return Member(name, question, entry["error"] or without)
     summary = read_json(folder / "summary.json")
     found = Counter(verdict["verdict"] for verdict in summary["verdicts"])
     costs = read_json(folder / "costs.json") if (folder / "costs.json").exists() else None
     return Member(
         name, question, "", findings_of(summary), tuple(summary["verdicts"]), tuple((word, found[word]) for word in VERDICTS if found[word]),
-        _figures(folder / "figures"), int(summary["comparisons"]["made"]), tuple(summary["failures"]), costs,
-        read_json(folder / "environment.json"), _modules(folder / "results.parquet"), int(summary["run"]["seeds"]),
+        _figures(folder / "figures", name), int(summary["comparisons"]["made"]) + len(summary.get("pairs", ())), tuple(summary["failures"]), costs,
+        read_json(folder / "environment.json"), (costs or {}).get("modules", {}), int(summary["run"]["seeds"]),
+        tuple(summary.get("missing", ())), tuple(summary["sweeps"]),
     )  # fmt: skip
 
 
-def _figures(folder: Path) -> tuple[dict, ...]:
+def _figures(folder: Path, study: str) -> tuple[dict, ...]:
     """The leading figures that lie there; where none leads, the first one."""
     index = folder / "index.json"
     if not index.exists():
@@ -96,15 +117,29 @@ def _figures(folder: Path) -> tuple[dict, ...]:
     listed = [one for one in read_json(index) if (folder / f"{one['name']}.svg").exists()]
     chosen = [one for one in listed if one["leads"]][:FIGURES] or listed[:1]
     return tuple(
-        {**one, "svg": Markup((folder / f"{one['name']}.svg").read_text(encoding="utf-8"))} for one in chosen
-    )
+        {**one, "svg": Markup(inlined((folder / f"{one['name']}.svg").read_text(encoding="utf-8"), f"{study}-{one['name']}"))}
+        for one in chosen
+    )  # fmt: skip  # drawn by matplotlib, which escapes its texts; figures of two studies may have one name
 
 
-def _modules(path: Path) -> frozenset[str]:
-    ids = (
-        pd.read_parquet(path, columns=["module_ids"])["module_ids"].dropna().unique() if path.exists() else ()
-    )
-    return frozenset(one.partition("@")[0] for text in ids for one in json.loads(text))
+def totals_of(members: Sequence[Member], status: dict) -> dict[str, Any]:
+    """Sums over the studies; a module that several of them read is counted once, by its id."""
+    words = Counter(word for one in members for word, count in one.counts for _ in range(count))
+    distinct: dict[str, dict[str, float]] = {}
+    for one in members:
+        distinct |= one.modules
+    return {
+        "verdicts": {word: words[word] for word in VERDICTS}, "comparisons": sum(one.comparisons for one in members),
+        "wall_seconds": sum(entry["seconds"] for entry in status["studies"]), "modules": len(distinct),
+        "modules_counted_per_study": sum(len(one.modules) for one in members),
+        "trained_tokens": int(sum(cost["tokens"] for cost in distinct.values())),
+        "trained_tokens_counted_per_study": sum(one.trained_tokens or 0 for one in members),
+        "trained_tokens_this_run": sum(one.trained_now for one in members),
+        "module_bytes": int(sum(cost["bytes"] for cost in distinct.values())),
+        "holes": sum(len(one.failures) for one in members), "studies": len(members),
+        "without_result": [one.name for one in members if one.error],
+        "without_costs": [one.name for one in members if not one.error and one.costs is None],
+    }  # fmt: skip
 
 
 def overview(out: Path) -> tuple[Path, list[Member]]:
@@ -116,16 +151,9 @@ def overview(out: Path) -> tuple[Path, list[Member]]:
     if not (out / STATUS).exists():
         raise InputError(f"{out}: no {STATUS}; give the folder that `study run all` wrote")
     status = read_json(out / STATUS)
-    members = [read_member(out / one["study"], one["study"], one["error"]) for one in status["studies"]]
+    members = [read_member(out / one["study"], one) for one in status["studies"]]
     members.sort(key=lambda one: (not one.name.startswith("q"), one.name))
-    totals = Counter(word for one in members for word, count in one.counts for _ in range(count))
-    distinct = frozenset().union(*(one.modules for one in members))
-    whole = {
-        "verdicts": {word: totals[word] for word in VERDICTS}, "comparisons": sum(one.comparisons for one in members),
-        "wall_seconds": sum(entry["seconds"] for entry in status["studies"]), "modules": len(distinct),
-        "modules_counted_per_study": sum(len(one.modules) for one in members),
-        "trained_tokens": sum(one.trained_tokens for one in members), "holes": sum(len(one.failures) for one in members),
-    }  # fmt: skip
+    whole = totals_of(members, status)
     write_json(
         out / "summary.json",
         {"scale": status["scale"], "whole": whole, "studies": [one.row() for one in members]},

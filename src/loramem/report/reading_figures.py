@@ -1,4 +1,4 @@
-"""Figures of questions 12 to 14 and of the ablation: ways of reading a long document, contexts beside modules, settings, variants.
+"""Figures of questions 12 to 14: ways of reading a long document, contexts beside modules, settings.
 
 A cell that the study has but that gave no result is a red cross; what the study does not ask is left empty.
 """
@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from loramem.report.figures import MARKERS, TITLES, percent_axis
-from loramem.studies.ablation.analysis import CALLED, variants
 from loramem.studies.q14.analysis import setting
 from loramem.studies.ways import context, way
 
@@ -28,7 +27,7 @@ COLOURS = sns.color_palette("colorblind")
 GREY = "0.45"
 
 
-def _at(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> pd.DataFrame:
+def cells_at(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> pd.DataFrame:
     part = cells[(cells["source"] == source) & (cells["metric"] == metric)]
     return part[part["probe"] == probe] if probe else part
 
@@ -48,11 +47,11 @@ def _ways(part: pd.DataFrame) -> pd.DataFrame:
 
 def closed_book(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
     """One bar for each way of reading without a context."""
-    own = _ways(_at(cells, source, metric, probe))
+    own = _ways(cells_at(cells, source, metric, probe))
     figure, axis = plt.subplots(figsize=(6.2, 0.9 + 0.36 * max(3, len(own))), layout="constrained")
     _bars(axis, own, [_colour(row) for _, row in own.iterrows()])
     axis.set_yticks(range(len(own)), _short(own), fontsize=8)
-    axis.set_title(_title(source, metric, probe, "closed book"), fontsize=10, loc="left")
+    axis.set_title(title(source, metric, probe, "closed book"), fontsize=10, loc="left")
     return figure
 
 
@@ -95,7 +94,7 @@ def _bars(axis, own: pd.DataFrame, colours: Sequence) -> None:
 
 def by_hops(levels: pd.DataFrame, cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
     """Each way of reading by the level of the question: points side by side, with intervals."""
-    own = _ways(_at(cells, source, metric, probe))
+    own = _ways(cells_at(cells, source, metric, probe))
     found = levels[
         (levels["metric"] == metric) & (levels["probe"] == probe) & levels["cell"].isin(set(own["cell"]))
     ]
@@ -108,7 +107,7 @@ def by_hops(levels: pd.DataFrame, cells: pd.DataFrame, source: str, metric: str,
         good = mine["mean"].notna().to_numpy()
         mine, at = mine[good], at[good]
         axis.errorbar(
-            at, mine["mean"], yerr=_reach(mine), linestyle="none", capsize=2,
+            at, mine["mean"], yerr=reach(mine), linestyle="none", capsize=2,
             marker=MARKERS[number % len(MARKERS)], color=_colour(row), label=name, markersize=5,
         )  # fmt: skip
     counts = found.groupby("level")["n"].max()
@@ -119,9 +118,9 @@ def by_hops(levels: pd.DataFrame, cells: pd.DataFrame, source: str, metric: str,
     )
     axis.set_xlabel("facts that must be joined (within a passage or across)")
     percent_axis(axis)
-    _to_height(axis, found)
+    to_height(axis, found)
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
-    axis.set_title(_title(source, metric, probe, "by hops, closed book"), fontsize=10, loc="left")
+    axis.set_title(title(source, metric, probe, "by hops, closed book"), fontsize=10, loc="left")
     figure.legend(fontsize=7.5, frameon=False, loc="outside lower center", ncols=2)
     return figure
 
@@ -133,7 +132,7 @@ def _hops(level: str) -> tuple[int, str]:
 
 def contexts(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
     """For each context: the base, one module a document, and merged chunks' modules, side by side."""
-    part = _at(cells, source, metric, probe)
+    part = cells_at(cells, source, metric, probe)
     part = part[~part["reading"].str.contains("wrong|random", regex=True)].copy()
     # the right chunk's module is an oracle, and a document of a chunk's cell is that of the document's
     part = part[~(part["reading"].str.startswith(("module", "icl")) & (part["partition"] == "chunk"))]
@@ -165,9 +164,9 @@ def contexts(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
     axis.set_xticks(range(len(groups)), [CONTEXTS[group] for group in groups], fontsize=8.5)
     axis.set_xlabel("in the context")
     percent_axis(axis)
-    _to_height(axis, part)
+    to_height(axis, part)
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
-    axis.set_title(_title(source, metric, probe, "beside a context"), fontsize=10, loc="left")
+    axis.set_title(title(source, metric, probe, "beside a context"), fontsize=10, loc="left")
     figure.legend(fontsize=7.5, frameon=False, loc="outside lower center", ncols=2)
     return figure
 
@@ -179,7 +178,7 @@ def _order(readings: pd.Series) -> pd.Series:
 
 def swept(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
     """How modules were trained by how they are read: mean and n in each cell; the best is framed, what was not run hatched."""
-    part = _at(cells, source, metric, probe)
+    part = cells_at(cells, source, metric, probe)
     part = part[part["reading"].isin(["module", "routed", "merged"])].copy()
     part["setting"] = [setting(row) for _, row in part.iterrows()]
     part["way"] = [way(row) for _, row in part.iterrows()]
@@ -212,7 +211,7 @@ def swept(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> F
     axis.set_yticklabels(rows, rotation=0, fontsize=7.5)
     axis.set_xlabel("how the modules are read")
     axis.set_ylabel("")
-    axis.set_title(_title(source, metric, probe, "by training and reading"), fontsize=10, loc="left")
+    axis.set_title(title(source, metric, probe, "by training and reading"), fontsize=10, loc="left")
     return figure
 
 
@@ -232,7 +231,7 @@ def ways_of_many(
     cells: pd.DataFrame, tests: list[dict], source: str, metric: str, probe: str | None
 ) -> Figure:
     """Chunks' modules one at a time and merged: scores, and paired differences to the router's first choice."""
-    own = _ways(_at(cells, source, metric, probe))
+    own = _ways(cells_at(cells, source, metric, probe))
     own = own[own["reading"].isin(["module", "routed", "merged"]) & (own["partition"] == "chunk")]
     firsts = own[(own["reading"] == "routed") & (own["module_on"] == "all")]
     first = firsts.iloc[0]["cell"] if len(firsts) else None
@@ -247,14 +246,14 @@ def ways_of_many(
     )
     _bars(left, own, [_colour(row) for _, row in own.iterrows()])
     left.set_yticks(range(len(own)), _short(own), fontsize=8)
-    figure.suptitle(_title(source, metric, probe, "of chunks' modules"), fontsize=10, x=0.01, ha="left")
+    figure.suptitle(title(source, metric, probe, "of chunks' modules"), fontsize=10, x=0.01, ha="left")
     left.set_title("score", fontsize=9, loc="left")
     for place, (_, row) in enumerate(own.iterrows()):
         if row["cell"] == first:
             right.text(0, place, " is compared with", va="center", fontsize=7.5, color=GREY)
         elif row["cell"] in found:
-            _difference(right, place, found[row["cell"]])
-    _difference_axis(right, list(found.values()))
+            difference(right, place, found[row["cell"]])
+    difference_axis(right, list(found.values()))
     right.set_title("less the router's chunk, paired", fontsize=9, loc="left")
     return figure
 
@@ -274,7 +273,7 @@ def paired(
     return found
 
 
-def _difference(axis, place: float, test: tuple[float, float, float]) -> None:
+def difference(axis, place: float, test: tuple[float, float, float]) -> None:
     mean, low, high = test
     colour = COLOURS[2] if low > 0 else COLOURS[3] if high < 0 else GREY
     axis.errorbar(
@@ -292,7 +291,7 @@ def _difference(axis, place: float, test: tuple[float, float, float]) -> None:
     )  # fmt: skip
 
 
-def _difference_axis(axis, tests: Sequence[tuple[float, float, float]]) -> None:
+def difference_axis(axis, tests: Sequence[tuple[float, float, float]]) -> None:
     low, high = (min([0.0, *(t[1] for t in tests)]), max([0.0, *(t[2] for t in tests)]))
     span = max(0.05, high - low)
     axis.set_xlim(low - 0.06 * span, high + 0.42 * span)
@@ -302,89 +301,7 @@ def _difference_axis(axis, tests: Sequence[tuple[float, float, float]]) -> None:
     axis.grid(axis="x", alpha=0.25)
 
 
-def ablation(cells: pd.DataFrame, tests: list[dict], source: str, metric: str, probe: str | None) -> Figure:
-    """Paired differences of every variant to the first module, grouped by what was changed, each group from the best down."""
-    first, own = variants(_at(cells, source, metric, probe))
-    found = {} if first is None else paired(tests, first["cell"], metric, probe)
-    rows = sorted(
-        (variant for variant in own if variant.cell["cell"] in found),
-        key=lambda variant: (list(CALLED).index(variant.aspect), -found[variant.cell["cell"]][0]),
-    )
-    figure, axis = plt.subplots(
-        figsize=(7.4, 1.3 + 0.32 * max(3, len(rows) + len({v.aspect for v in rows}))), layout="constrained"
-    )
-    place, places, labels = 0.0, [], []
-    before = None
-    for variant in rows:
-        if variant.aspect != before:
-            place += 0.3 if before is not None else 0.0
-            axis.text(
-                0.005,
-                place - 0.05,
-                CALLED[variant.aspect],
-                transform=axis.get_yaxis_transform(),
-                fontsize=8,
-                fontweight="bold",
-                va="center",
-            )
-            before, place = variant.aspect, place + 0.8
-        _difference(axis, place, found[variant.cell["cell"]])
-        count = variant.cell.get("parameters")
-        labels.append(
-            variant.name + ("" if count is None or pd.isna(count) else f" ({_thousands(int(count))})")
-        )
-        places.append(place)
-        place += 1
-    axis.set_yticks(places, labels, fontsize=8)
-    axis.set_ylim(place - 0.3, -0.6)
-    _difference_axis(axis, [found[variant.cell["cell"]] for variant in rows])
-    said = "" if first is None else f", first module {100 * first['mean']:.0f} %"
-    axis.set_title(
-        _title(source, metric, probe, f"less the first module, paired{said}"), fontsize=9.5, loc="left"
-    )
-    return figure
-
-
-def _thousands(count: int) -> str:
-    """A number of parameters on little room.
-
-    >>> _thousands(86016), _thousands(1720320)
-    ('86K', '1.7M')
-    """
-    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}K"
-
-
-def harm_of_variants(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
-    """What a variant gives back against how far it moves predictions on unrelated text: the upper left corner is best."""
-    first, own = variants(_at(cells, source, metric, probe))
-    harm = cells[
-        (cells["source"] == source) & (cells["metric"] == "kl_to_base") & cells["mean"].notna()
-    ].set_index("cell")
-    points = ([] if first is None else [("first module", "first", first)]) + [
-        (v.name, v.aspect, v.cell) for v in own
-    ]
-    points = [point for point in points if point[2]["cell"] in harm.index]
-    colours = dict(zip(CALLED, COLOURS, strict=False))
-    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for number, (name, aspect, cell) in enumerate(points):
-        x = harm.loc[cell["cell"]]
-        axis.errorbar(
-            [x["mean"]], [cell["mean"]], xerr=_reach(x),
-            yerr=_reach(cell), color=colours.get(aspect, "black"),
-            marker=MARKERS[number % len(MARKERS)], elinewidth=0.8, alpha=0.9, markersize=6, label=name,
-        )  # fmt: skip
-    axis.set_xlabel("nats from the base on unrelated text, per token (lower is better)")
-    percent_axis(axis)
-    _to_height(axis, pd.DataFrame([cell for _, _, cell in points]))
-    axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
-    axis.grid(alpha=0.25)
-    axis.set_title(_title(source, metric, probe, "and harm"), fontsize=10, loc="left")
-    if points:
-        figure.legend(fontsize=7.5, frameon=False, loc="outside right upper", ncols=1)
-    return figure
-
-
-def _reach(cells: pd.DataFrame | pd.Series) -> np.ndarray:
+def reach(cells: pd.DataFrame | pd.Series) -> np.ndarray:
     """How far intervals reach below and above their means, `[2, cells]`; rounding may put an end on the wrong side of a mean of 0."""
     mean, low, high = (
         np.atleast_1d(np.asarray(cells[name], float)) for name in ("mean", "ci_low", "ci_high")
@@ -392,13 +309,13 @@ def _reach(cells: pd.DataFrame | pd.Series) -> np.ndarray:
     return np.clip(np.stack([mean - low, high - mean]), 0, None)
 
 
-def _to_height(axis, part: pd.DataFrame) -> None:
+def to_height(axis, part: pd.DataFrame) -> None:
     """Low scores are drawn larger: the axis ends above the highest interval."""
     highest = part["ci_high"].max() if len(part) else np.nan
     if pd.notna(highest):
         axis.set_ylim(-0.03 * max(0.3, highest), min(1.08, max(0.2, 1.18 * highest)))
 
 
-def _title(source: str, metric: str, probe: str | None, what: str) -> str:
+def title(source: str, metric: str, probe: str | None, what: str) -> str:
     wording = f", {probe} wording" if probe in ("trained", "heldout") else ""
     return f"{source}: {TITLES.get(metric, metric)} {what}".rstrip() + wording

@@ -261,6 +261,8 @@ def module_cells(
                     )  # fmt: skip
                     if task.probes:
                         tasks.append(task)
+                if not tasks:  # a reading that asks nothing of this kind of source
+                    continue
                 title = slug(
                     naming, key, source, reading, config=first.config, choice=first.learnt.choice, how=first.learnt.partition,
                     snapshot=snapshot, retrieval=retrieval,

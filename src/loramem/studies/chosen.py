@@ -46,20 +46,24 @@ def held_against(summary: dict, cells: Sequence[pd.Series], other: pd.Series | N
 
 
 def tally(judged: Sequence[Judged], name: Callable[[pd.Series], str], words: tuple[str, str]) -> str:
-    """`1 of 3 clearly above (a), 1 clearly below (b), 1 not told apart (c)`; nothing is said of what is not there.
+    """`none clearly above, 2 clearly below (a and b), 1 not told apart (c)`; names where there is more than one group.
 
     Args:
         words: For a difference above zero, and below.
     """
-    groups: dict[str, list[str]] = {f"clearly {words[0]}": [], f"clearly {words[1]}": [], "not told apart": []}
+    groups: dict[str, list[str]] = {
+        f"clearly {words[0]}": [],
+        f"clearly {words[1]}": [],
+        "not told apart": [],
+    }
     for cell, (_, low, high) in judged:
-        groups[verb(low, high, f"clearly {words[0]}", f"clearly {words[1]}", "not told apart")].append(name(cell))
-    of = f" of {len(judged)}"
-    parts = [
-        f"{len(names) or 'none'}{of if number == 0 else ''} {word}" + (f" ({listed(names)})" if names else "")
-        for number, (word, names) in enumerate(groups.items())
-    ]
-    return ", ".join(parts)
+        groups[verb(low, high, f"clearly {words[0]}", f"clearly {words[1]}", "not told apart")].append(
+            name(cell)
+        )
+    return ", ".join(
+        f"{len(names) or 'none'} {word}" + (f" ({listed(names)})" if 0 < len(names) < len(judged) else "")
+        for word, names in groups.items()
+    )
 
 
 def unrelated(summary: dict, cell: pd.Series, metric: str) -> pd.Series | None:
@@ -83,7 +87,11 @@ def harm(summary: dict, named: Sequence[tuple[str, pd.Series | None]]) -> str | 
         if cell is None:
             continue
         kl, common = (unrelated(summary, cell, metric) for metric in ("kl_to_base", "common_accuracy"))
-        said = [] if kl is None or cell["reading"] == "closed" else [f"is {nats(kl)} from the base on unrelated text"]
+        said = (
+            []
+            if kl is None or cell["reading"] == "closed"
+            else [f"is {nats(kl)} from the base on unrelated text"]
+        )
         said += [] if common is None else [f"answers {share(common)} of the common facts"]
         parts += [f"{name} {' and '.join(said)}"] if said else []
     return f"Beside what was written (not paired): {'; '.join(parts)}" if len(parts) > 1 else None

@@ -16,7 +16,7 @@ SELECTABLE = (
     "source", "size_tokens", "rank", "alpha", "targets", "layers", "lr", "exposures", "objective", "reading", "probe",
     "partition", "supervision", "steps", "variant", "budget", "snapshot", "retriever", "generator", "base_name",
     "base_parameters", "supervision_tokens", "examples", "n_modules", "router", "merge", "top_k", "pool", "pool_size", "passages_k",
-    "module_on", "distractors", "asked",
+    "module_on", "distractors", "adaptive", "parameters", "asked",
 )  # fmt: skip
 EXTREMES = ("smallest", "largest")
 BY_CONSTRUCTION = "by construction"

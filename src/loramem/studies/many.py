@@ -32,7 +32,7 @@ def tested(summary: dict, a: pd.Series, b: pd.Series) -> Tested | None:
             if (test["cell"], test["against"]) == (a["cell"], b["cell"]):
                 return test["difference"], test["ci_low"], test["ci_high"]
             if (test["cell"], test["against"]) == (b["cell"], a["cell"]):
-                return -test["difference"], -test["ci_high"], -test["ci_low"]
+                return 0.0 - test["difference"], 0.0 - test["ci_high"], 0.0 - test["ci_low"]
     return None
 
 

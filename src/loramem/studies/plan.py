@@ -154,7 +154,7 @@ def _grid(
     seen: set[tuple] = set()  # two points may come to one module once rates are chosen
     for point in study.points[key]:
         how = learnt[0].partition
-        if not point.fits(source.size_tokens, how):
+        if not point.fits(source.size_tokens, how, learnt[0].choice.recipe):
             continue
         if any(skip.matches(key, source.size_tokens, how, point.config) for skip in study.file.skip):
             skipped += study.file.seeds * len(learnt)

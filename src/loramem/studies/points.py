@@ -14,11 +14,12 @@ from loramem.core.config import Config, faults_of
 from loramem.core.errors import Faults, InputError
 from loramem.modules.recipe import ModuleConfig
 from loramem.studies import grid
+from loramem.synthesis.recipes import canonical
 
 if TYPE_CHECKING:
     from loramem.studies.spec import StudyFile
 
-CONFINES = ("sources", "sizes", "partitions")
+CONFINES = ("sources", "sizes", "partitions", "supervisions")
 """Keys of a contrast that say where it applies; the others are paths of `modules`."""
 
 
@@ -51,6 +52,7 @@ class Point:
         by: What decides among them (`Sweep.by`).
         sizes: The source sizes it is confined to, or None.
         partitions: The partitions it is confined to, or None.
+        supervisions: The recipes it is confined to, or None.
     """
 
     config: ModuleConfig
@@ -59,11 +61,14 @@ class Point:
     by: str = "loss"
     sizes: tuple[int, ...] | None = None
     partitions: tuple[str, ...] | None = None
+    supervisions: tuple[str, ...] | None = None
 
-    def fits(self, size: int | None, partition: str) -> bool:
-        """Whether it stands in the grid of a source of this size, cut in this way."""
-        return (self.sizes is None or size in self.sizes) and (
-            self.partitions is None or partition in self.partitions
+    def fits(self, size: int | None, partition: str, recipe: str) -> bool:
+        """Whether it stands in the grid of a source of this size, cut in this way, on supervision of this recipe."""
+        return (
+            (self.sizes is None or size in self.sizes)
+            and (self.partitions is None or partition in self.partitions)
+            and (self.supervisions is None or recipe in self.supervisions)
         )
 
 
@@ -81,17 +86,18 @@ def points_of(file: StudyFile, source: str) -> list[Point]:
                 grid.set_path(body, path, copy.deepcopy(value), where=where)
         sizes = tuple(changes["sizes"]) if "sizes" in changes else None
         partitions = tuple(changes["partitions"]) if "partitions" in changes else None
+        recipes = tuple(map(canonical, changes["supervisions"])) if "supervisions" in changes else None
         for settings in grid.expand(body["modules"], source=source):
             try:
                 tried, sweep = _choices(settings)
                 configs = [ModuleConfig.model_validate(one) for one in tried]
                 swept = tuple(configs) if sweep else ()
                 dev_tokens, by = (sweep.dev_tokens, sweep.by) if sweep else (0, "loss")
-                point = Point(configs[0], swept, dev_tokens, by, sizes, partitions)
-                known = found.setdefault((point.config, point.tried, partitions), point)
+                point = Point(configs[0], swept, dev_tokens, by, sizes, partitions, recipes)
+                known = found.setdefault((point.config, point.tried, partitions, recipes), point)
                 if known.sizes is not None:  # named by several contrasts: at the sizes of each
                     wider = None if sizes is None else tuple(sorted({*known.sizes, *sizes}))
-                    found[point.config, point.tried, partitions] = replace(known, sizes=wider)
+                    found[point.config, point.tried, partitions, recipes] = replace(known, sizes=wider)
             except InputError as error:
                 faults.append(f"{where}: {error}")
             except ValidationError as error:

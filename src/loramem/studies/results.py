@@ -26,7 +26,8 @@ COLUMNS = (
     "objective", "rank", "alpha", "targets", "layers", "variant", "lr", "steps", "exposures", "seed", "reading", "router", "merge",
     "top_k", "passages_k", "chunk", "pool", "probe", "judge", "metric", "value", "n_scored", "n_failed", "module_ids",
     "reading_id", "settings", "budget", "ended", "snapshot", "retriever", "base_name", "base_parameters", "examples",
-    "supervision_tokens", "module_on", "pool_size", "distractors",
+    "supervision_tokens", "module_on", "pool_size", "distractors", "adaptive",
+    "parameters",
 )  # fmt: skip
 ITEM_COLUMNS = ("cell", "seed", "metric", "probe", "case", "document", "level", "value")
 EXAMPLES_PER_CELL = 2
@@ -67,6 +68,7 @@ def _cell_columns(study: Study, cell: Cell, base: Base, store: Store) -> dict:
             lr=config.optimizer.lr, steps=round(sum(taken) / len(taken)), budget=config.budget.label, ended=ended, snapshot=cell.snapshot,
             exposures=sum(exposures) / len(exposures), module_ids=json.dumps(cell.module_ids),
             distractors=config.distractors.label if config.distractors else None,
+            parameters=sum(module.parameters for module in cell.modules),
         )  # fmt: skip
     return row
 
@@ -80,7 +82,7 @@ def _choice_columns(cell: Cell) -> dict:
     if task.pool is not None and task.routing is not None:
         found.update(
             router=task.routing.label, pool=task.pool.name, pool_size=len(task.pool.candidates),
-            top_k=1 if task.merging is None else task.routing.top_k, merge=task.merging.label if task.merging else None,
+            top_k=1 if task.merging is None else task.routing.top_k, adaptive=task.routing.adaptive, merge=task.merging.label if task.merging else None,
         )  # fmt: skip
     return found
 
@@ -130,9 +132,9 @@ def as_frame(rows: list[dict]) -> pd.DataFrame:
     """Rows as results.parquet holds them: every column, integers that may be null, floats."""
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     for column in ("size_tokens", "facts", "n_modules", "rank", "steps", "seed", "top_k", "passages_k", "chunk",
-                   "n_scored", "n_failed", "snapshot", "pool_size", "examples", "supervision_tokens", "base_parameters"):  # fmt: skip
+                   "n_scored", "n_failed", "snapshot", "pool_size", "parameters", "examples", "supervision_tokens", "base_parameters"):  # fmt: skip
         frame[column] = frame[column].astype("Int64")
-    for column in ("alpha", "lr", "exposures", "value"):
+    for column in ("alpha", "lr", "exposures", "value", "adaptive"):
         frame[column] = frame[column].astype("Float64")
     return frame
 

@@ -20,9 +20,9 @@ from loramem import __version__
 from loramem.base.model import Base, describe
 from loramem.core.errors import InputError, RunFailed
 from loramem.core.files import read_jsonl, read_marker, write_json, write_text
-from loramem.core.ledger import Ledger
 from loramem.modules.store import Store
 from loramem.studies.capacity import capacity, derived_rows, module_facts
+from loramem.studies.costs import costs_of, module_costs
 from loramem.studies.execute import Outcome, failures_by_cell, make_controls, read_missing, train_missing
 from loramem.studies.judging import Judging, accounts, judge_missing
 from loramem.studies.latency import LATENCY_METRICS, latency_of, with_verdicts
@@ -239,6 +239,7 @@ def execute(
         capacity=clean(found), sweeps=[row for leg in legs for row in leg.study.chosen], failures=failures,
         supervision=clean([{k: v for k, v in row.items() if k != "documents"} for row in supervision]),
     )  # fmt: skip
+    summary["contexts"] = clean([row for leg in legs for row in leg.contexts])
     summary.update(accounts([leg.judging for leg in legs]))
     merges = pd.concat([leg.merges for leg in legs], ignore_index=True)
     if len(merges):
@@ -257,16 +258,21 @@ def execute(
         "base": ", ".join(study.bases),
     }
     write_json(out / "summary.json", summary)
+    spent = module_costs((leg.plan for leg in legs), store)
     info = {
         "study": study.name, "question": study.file.question, "version": study.file.version, "scale": study.scale,
         "environment": shown, "plan": counts, "rows": len(results) + len(derived), "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "costs": costs_of(legs, store), "contexts": [row for leg in legs for row in leg.contexts], "failures": failures,
+        "costs": costs_of(spent, ((leg.plan, leg.outcome) for leg in legs)), "contexts": [row for leg in legs for row in leg.contexts], "failures": failures,
         "examples": [row for leg in legs for row in leg.examples], "training": [row for leg in legs for row in training_curves(leg.plan, store)],
         "body": yaml.safe_dump(study.body, sort_keys=False, allow_unicode=True), "wall_seconds": time.time() - began,
         "reused": {name: sum(getattr(leg.outcome, f"{name}_reused") for leg in legs) for name in ("modules", "readings")},
     }  # fmt: skip
     write_json(
-        out / "costs.json", {key: info[key] for key in ("created", "wall_seconds", "costs", "reused", "plan")}
+        out / "costs.json",
+        {
+            **{key: info[key] for key in ("created", "wall_seconds", "costs", "reused", "plan")},
+            "modules": spent,
+        },
     )
     return RunResult(out, info, summary)
 
@@ -306,47 +312,25 @@ def training_curves(plan: Plan, store: Store) -> list[dict]:
     return curves
 
 
-def costs_of(legs: Sequence[Leg], store: Store) -> dict:
-    """What the whole study costs (from the ledgers in the store) beside what this run spent."""
-    tokens = bytes_ = truncated = 0
-    for identity in {identity for leg in legs for identity in leg.plan.modules}:
-        if store.has_module(identity):
-            folder = store.module_folder(identity)
-            ledger = read_marker(folder / "ledger.json")
-            tokens += ledger["tokens"]
-            truncated += ledger["truncated_tokens"]
-            bytes_ += (folder / "adapter_model.safetensors").stat().st_size
-    spent = Ledger()
-    for leg in legs:
-        for stage, amounts in leg.outcome.ledger.as_dict().items():
-            spent.add(stage, **amounts)
-        for row in leg.plan.supervision:
-            amounts = {name: row[name] for name in ("calls", "prompt_tokens", "new_tokens", "cached")}
-            if any(amounts.values()):
-                spent.add("synthesis", **amounts, **({} if row["cost"] is None else {"cost": row["cost"]}))
-    return {
-        "train_tokens": tokens,
-        "truncated_tokens": truncated,
-        "module_bytes": bytes_,
-        "this_run": spent.as_dict(),
-    }
-
-
-def dry_run(study: Study, base: Base, store: Store, *, rows: int) -> dict:
+def dry_run(study: Study, base: Base, store: Store, *, rows: int, counted: set[str] | None = None) -> dict:
     """What a run would train, read and cost on one base; nothing is kept. Swept settings count with every one tried.
 
     Supervision that a model writes is counted as far as its answers are kept; no model is asked.
 
     Args:
         store: Where answers are kept; `Store(look=True)` makes no folder.
+        counted: Modules that other studies train already, which cost nothing here; those of this study are added.
     """
     synthesis = Synthesis(base, store.completions, pieces=study.file.chunking, dry=True)
     sweeps = plan_sweeps(study, base, synthesis)
-    swept = {m.id: m for found in sweeps.values() for candidate in found for m in candidate.modules}.values()
+    swept = {m.id: m for found in sweeps.values() for candidate in found for m in candidate.modules}
     plan = make_plan(study, base, synthesis)
-    jobs = [module.job for module in (*swept, *plan.modules.values())]
+    every = swept | plan.modules
+    counted = set() if counted is None else counted
+    jobs = [module.job for identity, module in every.items() if identity not in counted]
+    counted.update(every)
     return {
-        "sweep_modules": len(swept), **plan.counts(), "supervision_not_made": len(plan.lost),
+        "sweep_modules": len(swept), **plan.counts(), "shared_modules": len(every) - len(jobs), "supervision_not_made": len(plan.lost),
         **{key: round(value, 3) for key, value in estimate(jobs, base, rows=rows).items()},
     }  # fmt: skip
 

@@ -6,10 +6,11 @@ that fails as a whole is noted and the others go on.
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,45 +45,85 @@ def load_all(
         assignments: `PATH=VALUE` strings; each goes to the studies that have the path.
 
     Raises:
-        Faults: what is wrong with any of them, or a path that no study has.
+        Faults: what is wrong with any of them, each fault once with the studies that have it, and paths that no study has.
     """
     found: dict[str, Study] = {}
-    faults: list[str] = []
-    used: set[str] = set()
-    paths = {text: parse_assignment(text)[0] for text in assignments}
-    for name in members():
-        body = resolve(spec.read_document(name), scale, ())
-        own = [text for text, path in paths.items() if has_path(body, path)]
-        used.update(own)
+    faults: dict[str, list[str]] = {}
+    wanted: dict[str, str] = {}
+
+    def fault(name: str, error: LoramemError) -> None:
+        for text in error.faults if isinstance(error, Faults) else [str(error)]:
+            faults.setdefault(text, []).append(name)
+
+    for text in assignments:
         try:
+            wanted[text] = parse_assignment(text)[0]
+        except InputError as error:
+            fault("", error)
+    paths: dict[str, None] = {}
+    used: set[str] = set()
+    for name in members():
+        try:
+            body = resolve(spec.read_document(name), scale, ())
+            own = [text for text, path in wanted.items() if has_path(body, path)]
+            paths |= dict.fromkeys(paths_of(body))
+            used.update(own)
             found[name] = spec.load(name, scale=scale, assignments=own, overrides=overrides)
         except LoramemError as error:
-            faults += [
-                f"{name}: {fault}" for fault in (error.faults if isinstance(error, Faults) else [error])
-            ]
-    for text, path in paths.items():
+            fault(name, error)
+    for text, path in wanted.items():
         if text not in used:
-            top = sorted({key for study in found.values() for key in study.body})
-            faults.append(f"--set {text!r}: no study has {path}; {nearest(path.partition('.')[0], top)}")
+            fault("", InputError(f"--set {text!r}: no study has {path}; {_nearest_path(path, paths)}"))
     if faults:
-        raise Faults(faults)
+        raise Faults(
+            [f"{', '.join(names)}: {text}" if any(names) else text for text, names in faults.items()]
+        )
     return found
 
 
-def has_path(body: Mapping[str, Any], path: str) -> bool:
-    """Whether a study has the settings that a path names, or those it would be added to.
+EXCLUSIVE = ("modules.budget",)
+"""Settings that stand in place of each other: steps are not added to a study that counts exposures."""
 
-    >>> body = {"modules": {"spec": {"rank": [1]}}, "sources": {"papers": {}}}
+
+def has_path(body: Mapping[str, Any], path: str) -> bool:
+    """Whether a study has the setting that a path names, or the settings that it would be added to.
+
+    >>> body = {"modules": {"spec": {"rank": [1]}, "budget": {"steps": 9}}, "sources": {"papers": {}}}
     >>> has_path(body, "modules.spec.alpha"), has_path(body, "sources.phonebook.seed"), has_path(body, "judge.model")
     (True, False, False)
+    >>> has_path(body, "modules.budget.steps"), has_path(body, "modules.budget.exposures"), has_path(body, "seeds")
+    (True, False, False)
     """
-    *parents, last = path.split(".")
+    parent, _, last = path.rpartition(".")
     node: Any = body
-    for key in parents:
-        if not isinstance(node, Mapping) or key not in node:
-            return False
-        node = node[key]
-    return bool(parents) and isinstance(node, Mapping) or last in body
+    for key in parent.split(".") if parent else ():
+        node = node.get(key) if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping):
+        return False
+    return last in node or (bool(parent) and parent not in EXCLUSIVE)
+
+
+def paths_of(tree: Mapping[str, Any], before: str = "") -> list[str]:
+    """Every path of nested settings.
+
+    >>> paths_of({"seeds": 1, "modules": {"spec": {"rank": 4}}})
+    ['seeds', 'modules', 'modules.spec', 'modules.spec.rank']
+    """
+    found: list[str] = []
+    for key, value in tree.items():
+        found.append(f"{before}{key}")
+        if isinstance(value, Mapping):
+            found += paths_of(value, f"{before}{key}.")
+    return found
+
+
+def _nearest_path(path: str, paths: Iterable[str]) -> str:
+    """Below what is known of a path what it could have been."""
+    known = set(paths)
+    parent = path.rpartition(".")[0]
+    while parent and parent not in known:
+        parent = parent.rpartition(".")[0]
+    return nearest(path, [one for one in known if one.rpartition(".")[0] == parent])
 
 
 @dataclass
@@ -90,7 +131,7 @@ class Status:
     """How far a series has come; RUN/series.json.
 
     Attributes:
-        studies: One entry per study in order: study, state (`done`, `failed`, `waiting`), error, seconds.
+        studies: One entry per study in order: study, question, state (`waiting`, `done`, `failed`, `stopped`), error, seconds.
     """
 
     scale: str
@@ -113,26 +154,36 @@ def run_series(
 
     Args:
         run: Runs one study into a folder; gives its result, whose `failures` are cells without one.
+        say: Shows one line per study: its number, time so far, and what is left, estimated from the modules not trained yet.
 
     Raises:
         InputError: `out` cannot be written. KeyboardInterrupt ends the series with what is finished kept.
     """
-    try:
-        prepare_out(out)
-    except InputError as error:
-        raise InputError(str(error)) from None
+    prepare_out(out)
     scale = next(iter(studies.values())).scale
     status = Status(
-        scale, command, [{"study": name, "state": "waiting", "error": "", "seconds": 0.0} for name in studies]
+        scale,
+        command,
+        [
+            {"study": name, "question": study.file.question, "state": "waiting", "error": "", "seconds": 0.0}
+            for name, study in studies.items()
+        ],
     )
     status.save(out)
     began = time.perf_counter()
+    weights = weights_of(studies)
     for number, (name, study) in enumerate(studies.items(), start=1):
         entry = status.studies[number - 1]
-        say(f"== {number} of {len(studies)}: {name}, {clock(time.perf_counter() - began)} so far")
+        spent, done = time.perf_counter() - began, sum(weights[: number - 1])
+        left = f", about {clock(spent * sum(weights[number - 1 :]) / done)} left" if done else ""
+        say(f"== {number} of {len(studies)}: {name}, {clock(spent)} so far{left}")
         start = time.perf_counter()
         try:
             result = run(study, out / name)
+        except KeyboardInterrupt:
+            entry.update(state="stopped", seconds=round(time.perf_counter() - start, 3))
+            status.save(out)
+            raise
         except Exception as error:
             entry.update(state="failed", error=explain(error))
             say(f"{name} failed: {explain(error)}")
@@ -140,7 +191,42 @@ def run_series(
                 (out / name).mkdir(parents=True, exist_ok=True)
                 (out / name / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         else:
+            (out / name / "error.txt").unlink(missing_ok=True)  # of an earlier try
             entry.update(state="done", holes=len(result.failures))
         entry["seconds"] = round(time.perf_counter() - start, 3)
         status.save(out)
     return status
+
+
+OTHER_WORK = 0.25
+"""Reading and scoring a module beside training it, roughly: only for the estimate of the time left."""
+
+
+def weights_of(studies: Mapping[str, Study]) -> list[float]:
+    """The share of the work that each study is, as far as its file tells: modules that no study before it declares, and what is read."""
+    seen: set[tuple] = set()
+    found = []
+    for study in studies.values():
+        own = set(_declared(study))
+        found.append(len(own - seen) + OTHER_WORK * len(own))
+        seen |= own
+    return found
+
+
+def _declared(study: Study) -> Iterator[tuple]:
+    """What tells one module of a study from another, without building its sources."""
+    for key, points in study.points.items():
+        source = study.sources[key].model_dump_json(exclude={"sizes"})
+        sizes = study.file.sources[key].get("sizes", [None])
+        for point in points:
+            recipes = [
+                one.model_dump_json()
+                for one in study.supervisions
+                if point.supervisions is None or one.recipe in point.supervisions
+            ]
+            yield from itertools.product(
+                [source], [size for size in sizes if point.sizes is None or size in point.sizes],
+                [way for way in study.partitions if point.partitions is None or way in point.partitions],
+                [one.model_dump_json() for one in point.tried or (point.config,)],
+                recipes, study.bases, range(study.file.seeds),
+            )  # fmt: skip

@@ -116,7 +116,7 @@ class StudyFile(Config):
     modules: dict[str, Any]
     contrasts: tuple[dict[str, Any], ...] = ()
     """Further grids: paths of `modules` set to other values (`{modules.budget: {steps: 400}}`), optionally confined
-    to some `sources: [NAME]`, `sizes: [TOKENS]` and `partitions: [WAY]`."""
+    to some `sources: [NAME]`, `sizes: [TOKENS]`, `partitions: [WAY]` and `supervisions: [RECIPE]`."""
     skip: tuple[Skip, ...] = ()
     partition: str | tuple[str, ...] = "corpus"
     """How a source is cut into modules, or a list of ways: `corpus` (one for all), `document`, `chunk`, `tokens:N`."""
@@ -272,6 +272,14 @@ def _faults_of_parts(file: StudyFile) -> list[str]:
                     for way in names
                     if way not in _listed(file.partition)
                 ]
+            elif path == "supervisions":
+                with contextlib.suppress(InputError):  # a faulty supervision is told elsewhere
+                    known_recipes = {choice.recipe for choice in _supervisions(file)}
+                    faults += [
+                        f"contrasts[{number}].supervisions: {recipe!r} is no recipe of this study; {nearest(str(recipe), known_recipes)}"
+                        for recipe in names
+                        if str(recipe) not in known_recipes
+                    ]
             elif path.split(".")[0] != "modules" or path.count(".") < 1:
                 faults.append(f"contrasts[{number}]: {path!r} is no path of modules, e.g. modules.budget")
     if not faults:

@@ -18,7 +18,9 @@ from loramem.studies.knowledge import gains, knowledge
 from loramem.studies.pairing import difference_of, drawn, scores_by_fact, shared_facts
 
 AGAINST = ("closed", "wrong-module", "random-module", "icl", "rag")
-COMPARED = ("exact_match", "efficacy", "paraphrase", "neighbourhood", "token_f1", "rouge_l", "judge")
+COMPARED = (
+    "exact_match", "efficacy", "paraphrase", "neighbourhood", "token_f1", "rouge_l", "judge", "accuracy", "accuracy_hard"
+)  # fmt: skip
 """Metrics whose differences are tested: few planned tests, so that correcting for their number costs little."""
 
 
@@ -36,9 +38,11 @@ def scores_grid(items: pd.DataFrame, by: str = "case") -> tuple[np.ndarray, np.n
     return sums, counts, list(cases)
 
 
-def interval_of(items: pd.DataFrame, highest: float) -> tuple[float, float, float]:
-    """(mean, low, high) of scored items between 0 and `highest`; the wider interval of facts and documents (`pairing.drawn`)."""
-    binary = bool((items["value"].dropna() / highest).isin((0.0, 0.5, 1.0)).all())
+def interval_of(items: pd.DataFrame, most: float | None) -> tuple[float, float, float]:
+    """(mean, low, high) of scored items between 0 and `most` (None: no limit, so no proportion); the wider interval of facts and
+    documents (`pairing.drawn`)."""
+    highest = most or 1.0
+    binary = most is not None and bool((items["value"].dropna() / highest).isin((0.0, 0.5, 1.0)).all())
     found = []
     for by in drawn(items):
         sums, counts, _ = scores_grid(items, by)
@@ -76,7 +80,7 @@ def cell_rows(rows: pd.DataFrame, items: pd.DataFrame) -> list[dict]:
             row.update(_derived(cell, metric, grouped))
         else:
             highest = METRICS.get(metric).highest
-            mean, low, high = interval_of(own, highest or 1.0)
+            mean, low, high = interval_of(own, highest)
             facts = int(own["case"].nunique())
             times = (
                 facts if METRICS.get(metric).total else 1
@@ -96,7 +100,7 @@ def level_rows(items: pd.DataFrame) -> list[dict]:
         if group["level"].nunique() < 2:
             continue
         for level, own in group.groupby("level", sort=False):
-            mean, low, high = interval_of(own, METRICS.get(str(keys[1])).highest or 1.0)
+            mean, low, high = interval_of(own, METRICS.get(str(keys[1])).highest)
             if math.isnan(mean):
                 continue
             found.append({
@@ -159,6 +163,12 @@ def counterpart(mine: pd.Series, theirs: pd.Series, *, later: bool) -> bool:
     if b.control:
         plain = a.name == "module" and same_context
         return plain and theirs["cell"] == f"{mine['cell'].removesuffix('-module')}-{theirs['reading']}"
+    if mine["partition"] != theirs["partition"] and a.which == "pool" and b.which == "own":
+        # many modules behind a router against one module of a coarser part
+        alike = _values(mine, ["supervision", "generator", "module_on", "retriever"])
+        return same_context and alike == _values(
+            theirs, ["supervision", "generator", "module_on", "retriever"]
+        )
     if mine["partition"] != theirs["partition"]:  # single against multi, read in the same way
         return later and _values(mine, READ) == _values(theirs, READ) and same_context and a.which == b.which
     if _values(mine, MADE) != _values(theirs, MADE):
@@ -185,17 +195,23 @@ def counterpart(mine: pd.Series, theirs: pd.Series, *, later: bool) -> bool:
 
 def _variants(cells: Sequence[pd.Series]) -> list[tuple[pd.Series, pd.Series]]:
     """(cell, first cell read in the same way, of the same partition and supervision) where one of `ASPECTS` differs and nothing
-    else."""
+    else; and two such cells whose same aspect is one of `OPPOSED`."""
     found = []
+    opposed: dict[tuple, list[pd.Series]] = {}
     firsts: dict[tuple[str, ...], pd.Series] = {}
     for cell in cells:
         if STEMS.get(str(cell["reading"])).which not in ("own", "pool"):
             continue
         first = firsts.setdefault(_values(cell, ["partition", *READ]), cell)
         rest = [name for name in MADE if name not in ASPECTS]
-        differing = sum(str(cell[name]) != str(first[name]) for name in ASPECTS)
-        if differing == 1 and _values(cell, rest) == _values(first, rest):
-            found.append((cell, first))
+        differing = [name for name in ASPECTS if str(cell[name]) != str(first[name])]
+        if len(differing) != 1 or _values(cell, rest) != _values(first, rest):
+            continue
+        found.append((cell, first))
+        if str(cell[differing[0]]) in OPPOSED:
+            others = opposed.setdefault((differing[0], *_values(cell, ["partition", *READ])), [])
+            found += [(cell, other) for other in others]
+            others.append(cell)
     return found
 
 
@@ -241,8 +257,20 @@ def pairs(rows: pd.DataFrame, items: pd.DataFrame, metrics: Sequence[str]) -> li
 
 ASPECTS = ("targets", "layers", "variant", "objective", "distractors")
 """What an ablation changes, one at a time."""
-READ = ["reading", "router", "merge", "top_k", "module_on", "retriever", "supervision", "generator"]
-CHOSEN_BY = ["router", "merge", "top_k", "module_on"]
+OPPOSED = ("attention", "mlp", "first-half", "second-half", "dora", "pissa")
+"""Values of an aspect that are held against each other too."""
+READ = [
+    "reading",
+    "router",
+    "merge",
+    "top_k",
+    "adaptive",
+    "module_on",
+    "retriever",
+    "supervision",
+    "generator",
+]
+CHOSEN_BY = ["router", "merge", "top_k", "adaptive", "module_on"]
 MADE = [
     "partition", "supervision", "generator", "rank", "alpha", "targets", "layers", "variant", "objective", "budget", "lr",
     "distractors",

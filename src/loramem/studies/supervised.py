@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from loramem.studies.findings import cells_of, main_budget, points, protocol_name, share, verb
+from loramem.studies.findings import Beside, cells_of, main_budget, points, protocol_name, share, verb
 
 METRICS = ("judge", "exact_match", "rouge_l", "token_f1")
 """Which score carries the answer: the first that was measured."""
@@ -98,3 +98,21 @@ def steps(table: pd.DataFrame, name: str) -> list[pd.Series]:
         if str(cell["supervision"]).startswith(f"{name}:") and "+" not in str(cell["supervision"])
     ]
     return [cell for _, cell in sorted(own, key=lambda pair: pair[0])]
+
+
+def shown(cell: pd.Series) -> str:
+    """A score with its interval, in its own unit: points of 10 of a judge, else per cent."""
+    if cell["metric"] == "judge":
+        return f"{cell['mean']:.2f} [{cell['ci_low']:.2f}, {cell['ci_high']:.2f}] of 10"
+    return f"{share(cell)} {str(cell['metric']).replace('_', ' ')}"
+
+
+def beside(table: pd.DataFrame, column: str, printed: Sequence[tuple[str, str]]) -> tuple[Beside, ...]:
+    """Published scores with ours, by what `column` says of a module; ours that the paper has none for, and the other way round, are left out.
+
+    Args:
+        table: Modules of one protocol, metric and wording.
+        printed: (value of the column, what the paper prints) in the order of the rows.
+    """
+    found = {str(cell[column]): cell for _, cell in table.iterrows()}
+    return tuple(Beside(name, paper, shown(found[name])) for name, paper in printed if name in found)

@@ -85,11 +85,9 @@ def analyse(summary: dict) -> Findings:
     """What may be left out or exchanged without a clear loss; then each variant; company; harm."""
     found = places(summary)
     answer = [text for at in found for text in _of(at)]
-    return Findings(
-        tuple(answer),
-        PUBLISHED,
-        tuple((kind, at.source) for kind in ("ablation", "harm_of_variants") for at in found),
-    )
+    figures = tuple((kind, at.source) for kind in ("ablation", "harm_of_variants") for at in found)
+    beside = tuple(row for at in found for row in _printed(at))
+    return Findings(tuple(answer), PUBLISHED, figures, beside=beside)
 
 
 def _printed(at: At) -> Iterator[Beside]:

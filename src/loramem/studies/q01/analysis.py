@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from loramem.studies.findings import Findings, cells_of, difference, main_budget, points, share, verb
+from loramem.studies.findings import Beside, Findings, cells_of, difference, main_budget, points, share, verb
 
 PUBLISHED = (
     "Paper (Llama-3.1-8B, CounterFact at 8K to 14K tokens, ranks 2 to 1,024, 1,500 steps, one seed): efficacy rises "
@@ -66,7 +66,30 @@ def analyse(summary: dict) -> Findings:
         )
         answer += [sentence[0].upper() + sentence[1:] + "." for sentence in sentences]
     figures = tuple(("by_rank", source) for source in METRIC)
-    return Findings(tuple(answer), PUBLISHED, figures, PUBLISHED_RANGE)
+    return Findings(tuple(answer), PUBLISHED, figures, PUBLISHED_RANGE, _beside(summary))
+
+
+def _beside(summary: dict) -> tuple[Beside, ...]:
+    """Efficacy at the largest load, of the lowest and the highest rank."""
+    table = cells_of(
+        summary, source="counterfact", metric="efficacy", reading="module", probe="trained",
+        budget=main_budget(summary, "counterfact"),
+    )  # fmt: skip
+    table = table.dropna(subset=["mean"]) if len(table) else table
+    if table.empty:
+        return ()
+    own = table[table["size_tokens"] == table["size_tokens"].max()].sort_values("rank")
+    ends = (
+        ("lowest", own.iloc[0], "rank 2: about 70 %"),
+        ("highest", own.iloc[-1], "rank 1,024: about 90 %"),
+    )
+    return tuple(
+        Beside(
+            f"efficacy of edits, {word} rank, largest load", f"{paper} (8K to 14K tokens; read off curves)",
+            f"rank {int(cell['rank'])}: {share(cell)} ({cell['size_tokens']:,.0f} tokens)",
+        )
+        for word, cell, paper in ends
+    )  # fmt: skip
 
 
 def _bend(low: pd.Series, middle: pd.Series, high: pd.Series) -> tuple[float, float, float, float]:

@@ -6,7 +6,7 @@ import itertools
 
 import pandas as pd
 
-from loramem.studies.findings import Findings, cells_of, difference, main_budget, points, share, verb
+from loramem.studies.findings import Beside, Findings, cells_of, difference, main_budget, points, share, verb
 
 PUBLISHED = (
     "Paper (Llama-3.1-8B, loads of 1K to 20K tokens, 1,500 steps at every load, one seed): high, then a sharp drop at a "
@@ -73,7 +73,46 @@ def analyse(summary: dict) -> Findings:
             )
         answer += _protocols(summary, source)
         figures += [("by_load", source), ("limits", source), ("protocols", source), ("memory_law", source)]
-    return Findings(tuple(answer), PUBLISHED, tuple(figures))
+    return Findings(tuple(answer), PUBLISHED, tuple(figures), beside=_beside(summary))
+
+
+def _beside(summary: dict) -> tuple[Beside, ...]:
+    """Exposures of a fact at both ends of the load, which the paper lets fall; and the limits, which it does not tabulate."""
+    rows: list[Beside] = []
+    for source in dict.fromkeys(row["source"] for row in summary["capacity"]["limits"]):
+        budget = main_budget(summary, source)
+        cells = cells_of(summary, source=source, reading="module", budget=budget)
+        if len(cells):
+            cells = cells.sort_values("size_tokens")
+            ours = ", ".join(
+                f"{cell['exposures']:.0f} at {cell['size_tokens']:,.0f} tokens"
+                for cell in (cells.iloc[0], cells.iloc[-1])
+            )
+            rows.append(
+                Beside(f"{source}: exposures of a fact", "about 250 at 1,000 tokens, 12 at 20,000", ours)
+            )
+        own = [
+            row
+            for row in summary["capacity"]["limits"]
+            if row["source"] == source and row["budget"] == budget
+        ]
+        middle = (
+            sorted({row["threshold"] for row in own})[len({row["threshold"] for row in own}) // 2]
+            if own
+            else 0
+        )
+        shown = "; ".join(
+            f"rank {row['rank']} {row['shown'] if row['t_max_tokens'] is not None else 'below its smallest load'}"
+            for row in own
+            if row["threshold"] == middle
+        )
+        if shown:
+            rows.append(
+                Beside(
+                    f"{source}: limit at {100 * middle:g} %, tokens", "grows with rank; not tabulated", shown
+                )
+            )
+    return tuple(rows)
 
 
 def _limit_words(rows: list[dict]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loramem.studies.findings import Findings, listed, main_budget
+from loramem.studies.findings import Beside, Findings, listed, main_budget
 
 PUBLISHED = (
     "Paper (Llama-3.1-8B, thresholds 90/95/100 % on PhoneBook and 75/80/85 % on CounterFact, one seed): T_max / N_params "
@@ -14,6 +14,7 @@ PUBLISHED = (
 def analyse(summary: dict) -> Findings:
     """Per source and threshold: the most efficient of the ranks whose limit was found, and whether others are below it."""
     answer: list[str] = []
+    beside: list[Beside] = []
     figures: list[tuple[str, str]] = []
     limits = summary["capacity"]["limits"]
     for source in dict.fromkeys(row["source"] for row in limits):
@@ -24,8 +25,20 @@ def analyse(summary: dict) -> Findings:
                 if row["source"] == source and row["budget"] == budget and row["threshold"] == threshold
             ]  # fmt: skip
             answer.append(_sentence(source, threshold, own))
+            usable = [row for row in own if row["crossing_per_parameter"] is not None]
+            best = max(usable, key=lambda row: row["crossing_per_parameter"], default=None)
+            ours = (
+                "no rank has its limit inside the grid"
+                if best is None
+                else f"rank {best['rank']} by its mean, of {len(usable)} with a limit inside the grid"
+            )
+            beside.append(
+                Beside(
+                    f"{source} at {100 * threshold:g} %: most efficient rank", "about 4 (not tabulated)", ours
+                )
+            )
         figures += [("efficiency", source), ("limits", source), ("bits", source)]
-    return Findings(tuple(answer), PUBLISHED, tuple(figures))
+    return Findings(tuple(answer), PUBLISHED, tuple(figures), beside=tuple(beside))
 
 
 def _sentence(source: str, threshold: float, own: list[dict]) -> str:

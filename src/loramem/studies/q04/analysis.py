@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pandas as pd
 
-from loramem.studies.findings import Findings
-from loramem.studies.supervised import by_protocol, clearly, compared, leading, steps
+from loramem.studies.findings import Findings, main_budget
+from loramem.studies.supervised import beside, by_protocol, clearly, compared, leading, modules_of, steps
 
 PUBLISHED = (
     "Paper (PaperQA, one module, 1,000 steps, judged 0 to 10, one seed): QA 10/20/40, summaries 2/4/8 and rewrites 1/2/4 per document "
     "all beat the raw text, each rises with its amount, and QA > summary > rewrite > raw, also per token. Curves only."
 )
+CURVE = "curve only"
+PRINTED = (
+    ("raw", "3.187 / 4.587 of 10 (Llama-3.1-8B / Qwen3-8B; from its table of question 5)"),
+    *((f"qa:{n}", CURVE) for n in (10, 20)), ("qa:40", "5.893 / 5.409 (the same table)"),
+    *((f"summary:{n}", CURVE) for n in (2, 4, 8)), *((f"rewrite:{n}", CURVE) for n in (1, 2, 4)),
+)  # fmt: skip
 FORMATS = {"qa": "pairs", "summary": "summaries", "rewrite": "rewrites"}
 SOURCE = "papers"
 
@@ -22,8 +28,9 @@ def analyse(summary: dict) -> Findings:
         return Findings(())
     answer = by_protocol(summary, SOURCE, lead, _sentences)
     return Findings(
-        tuple(answer), PUBLISHED, (("by_supervision", SOURCE), ("by_level", SOURCE), ("per_token", SOURCE))
-    )
+        tuple(answer), PUBLISHED, (("by_supervision", SOURCE), ("by_level", SOURCE), ("per_token", SOURCE)),
+        beside=beside(modules_of(summary, SOURCE, *lead, main_budget(summary, SOURCE)), "supervision", PRINTED),
+    )  # fmt: skip
 
 
 def _sentences(summary: dict, table: pd.DataFrame) -> list[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from loramem.studies.findings import Findings, cells_of, share
-from loramem.studies.supervised import compared, leading, modules_of
+import pandas as pd
+
+from loramem.studies.findings import Beside, Findings, cells_of, share
+from loramem.studies.supervised import compared, leading, modules_of, shown
 
 PUBLISHED = (
     "Paper (PaperQA, judged 0 to 10, one seed, each base with its own rate x steps search, made on the test questions): Qwen3 "
     "0.6/1.7/4/8/14B give 3.51, 4.58, 4.32, 4.65, 5.12."
 )
+PRINTED = ("Qwen3-0.6B 3.51", "1.7B 4.58", "4B 4.32", "8B 4.65", "14B 5.12")
+"""Points of 10."""
 SOURCE = "papers"
 
 
@@ -33,4 +37,16 @@ def analyse(summary: dict) -> Findings:
         answer.append(
             f"With the documents in the context, as far as they fit, {cell['base_name']} gives {share(cell)}."
         )
-    return Findings(tuple(answer), PUBLISHED, (("by_base", SOURCE),))
+    return Findings(tuple(answer), PUBLISHED, (("by_base", SOURCE),), beside=_beside(cells))
+
+
+def _beside(cells: list[pd.Series]) -> tuple[Beside, ...]:
+    """Bases have no partner in the paper: all of each in order of size, and both ends."""
+    if not cells:
+        return ()
+    ours = [f"{cell['base_name']} {shown(cell)}" for cell in cells]
+    return (
+        Beside("smallest base", f"{PRINTED[0]} of 10", ours[0]),
+        Beside("largest base", f"Qwen3-{PRINTED[-1]} of 10", ours[-1]),
+        Beside("all, by size", "; ".join(PRINTED), "; ".join(ours)),
+    )

@@ -5,12 +5,16 @@ from __future__ import annotations
 import pandas as pd
 
 from loramem.studies.findings import Findings, listed, points, share, verb
-from loramem.studies.supervised import clearly, leading, modules_of, paired
+from loramem.studies.supervised import beside, clearly, leading, modules_of, paired
 
 PUBLISHED = (
     "Paper (PaperQA, 20 pairs a document, judged 0 to 10, one seed): Llama raw 3.19, own 8B 4.46, GPT-4.1 5.47; Qwen 4.59, 4.84, 5.14. "
     "How good the pairs were is not reported."
 )
+PRINTED = (
+    ("raw", "3.19 / 4.59"), ("reader:embedded", "own 8B: 4.46 / 4.84"), ("exact", "GPT-4.1: 5.47 / 5.14"),
+)  # fmt: skip
+"""Points of 10, Llama-3.1-8B / Qwen3-8B. A base that answers itself stands beside a base that writes itself, exact pairs beside the strong generator."""
 SOURCE = "papers"
 
 
@@ -55,4 +59,8 @@ def analyse(summary: dict) -> Findings:
             names = [name for name, found in words.items() if found == word]
             if names:
                 answer.append(f"against the text itself ({share(raw)}), {said}: {listed(names)}.")
-    return Findings(tuple(answer), PUBLISHED, (("by_generator", SOURCE), ("by_supervision", SOURCE)))
+    named = table.assign(generator=table["generator"].where(table["supervision"] != "raw", "raw"))
+    printed = [(name, f"{paper} of 10") for name, paper in PRINTED]
+    return Findings(
+        tuple(answer), PUBLISHED, (("by_generator", SOURCE), ("by_supervision", SOURCE)), beside=beside(named, "generator", printed)
+    )  # fmt: skip

@@ -34,7 +34,7 @@ TABLE = (
         "multi, top-3 merged",
         "16.85 | 22.42 | 16.27 | 21.15",
         "26.43 | 42.42 | 39.93 | 46.26",
-        {"reading": "merged", "top_k": 3, **CHUNKS},
+        {"reading": "merged", "merge": "ties-delta", "top_k": 3, **CHUNKS},
     ),
 )
 SINGLE_HOP = "single-hop"

@@ -37,13 +37,13 @@ TABLE = (
         "top-3 + ICL",
         "26.41 | 38.78 | 29.17 | 37.23",
         "30.00 | 69.22 | 56.52 | 76.26",
-        {"reading": "merged+icl", "top_k": 3, **CHUNKS},
+        {"reading": "merged+icl", "merge": "ties-delta", "top_k": 3, **CHUNKS},
     ),
     Printed(
         "top-3 + RAG",
         "24.53 | 35.55 | 29.10 | 37.64",
         "31.20 | 60.34 | 54.99 | 64.31",
-        {"reading": "merged+rag", "top_k": 3, **CHUNKS},
+        {"reading": "merged+rag", "merge": "ties-delta", "top_k": 3, **CHUNKS},
     ),
 )
 CONTEXTS = {
@@ -78,12 +78,8 @@ def analyse(summary: dict) -> Findings:
     """How many ways of joining the two beat each alone, then every pair, the upper bounds, and contexts that were cut."""
     found = places(summary)
     pairs = {at.source: together(at) for at in found}
-    answer = [text for at in found for text in _count(at, pairs[at.source])]
-    answer += [
-        text
-        for at in found
-        for text in (*_each(at, pairs[at.source]), *_when_on(at), *_bounds(at), *_cut(at))
-    ]
+    answer = [text for at in found for text in (*_count(at, pairs[at.source]), *_cut(at))]
+    answer += [text for at in found for text in (*_each(at, pairs[at.source]), *_when_on(at), *_bounds(at))]
     figures = tuple(("contexts", at.source) for at in found)
     return Findings(tuple(answer), PUBLISHED, figures, beside=beside_paper(summary, TABLE))
 
@@ -181,13 +177,19 @@ def _bounds(at: At) -> tuple[str, ...]:
 
 
 def _cut(at: At) -> tuple[str, ...]:
-    """Where a context did not fit and was cut; the question never is."""
-    own = {cell["cell"] for cell in at.summary["cells"] if cell["source"] == at.source}
-    rows = [row for row in at.summary.get("contexts", ()) if row["cell"] in own and row["probes_cut"]]
+    """Where a context did not fit and was cut, of which no reading of it can make up; the question never is."""
+    reading = {
+        cell["cell"]: str(cell["reading"]) for cell in at.summary["cells"] if cell["source"] == at.source
+    }
+    rows = [row for row in at.summary.get("contexts", ()) if row["cell"] in reading and row["probes_cut"]]
+    plain = [row for row in rows if reading[row["cell"]] in CONTEXTS] or rows
     if not rows:
         return ()
     shown = [
         f"{row['cell']} for {row['probes_cut']:,} of {row['probes']:,} questions, by up to {row['tokens']:,} tokens"
-        for row in rows
+        for row in plain
     ]
-    return (f"{at.source}: contexts that did not fit were cut: {'; '.join(shown)}.",)
+    others = (
+        f", and in {len(rows) - len(plain)} readings of modules beside it" if len(rows) > len(plain) else ""
+    )
+    return (f"{at.source}: contexts that did not fit were cut: {'; '.join(shown)}{others}.",)
