@@ -32,7 +32,7 @@ class Expectation(Config):
     probe: str = "trained"
     """Which probes; the metrics `paraphrase` and `neighbourhood` choose their own."""
     compare: tuple[Selector, Selector] | None = None
-    """Cells A and B: the claim holds if mean(B) - mean(A) is at least `margin`. `[largest, smallest]` is short
+    """Cells A and B: the claim holds if mean(B) - mean(A) is at least `margin` (above 0 where that is 0). `[largest, smallest]` is short
     for the largest and the smallest size, both at the lowest rank, read with the module."""
     margin: Annotated[float, Field(ge=0)] = 0.0
     at: Selector | None = None
@@ -158,10 +158,10 @@ def judge(expectation: Expectation, cells: pd.DataFrame, items: pd.DataFrame | N
         difference, low, high, how = _difference(a, b, items)
         bound = expectation.margin
         text = f"difference {difference:+.3f} [{low:+.3f}, {high:+.3f}]{how} against at least {bound:g}"
-        if low == high == bound == 0 and not expectation.by_construction:
-            text += ": not one question was answered differently"
-            return {"claim": expectation.claim, "verdict": "undecided", "reason": text, "cells": shown}
-    verdict = "agrees" if low >= bound else "disagrees" if high < bound else "undecided"
+    # without a margin the claim is that there is a difference at all: an interval that begins at 0 leaves that open
+    strict = expectation.compare is not None and bound == 0 and not expectation.by_construction
+    holds = low > bound if strict else low >= bound
+    verdict = "agrees" if holds else "disagrees" if high < bound else "undecided"
     if verdict == "agrees" and expectation.by_construction:
         verdict = BY_CONSTRUCTION
     return {"claim": expectation.claim, "verdict": verdict, "reason": text, "cells": shown}
