@@ -21,7 +21,7 @@ lint: $(STAMP)
 	"$(BIN)/mypy"
 
 bench: $(STAMP)
-	for bench in bank read context distil grid; do "$(BIN)/python" benchmarks/$$bench.py || exit 1; done
+	for bench in bank read context distil merge grid; do "$(BIN)/python" benchmarks/$$bench.py || exit 1; done
 
 $(STAMP): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv "$(VENV)"

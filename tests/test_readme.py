@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 from loramem.cli.app import app
-from loramem.studies import spec
+from loramem.studies import series, spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,7 +26,9 @@ def test_every_command_parses_with_its_options(line):
         assert words[0] in command.commands, line
         command = command.commands[words.pop(0)]
     context = command.make_context(command.name, words, resilient_parsing=False)
-    if command.name == "run":
+    if command.name == "run" and context.params["name"] == "all":
+        assert len(series.load_all(scale=context.params["scale"])) == 16
+    elif command.name == "run":
         study = spec.load(
             context.params["name"], scale=context.params["scale"], assignments=context.params["set_"] or ()
         )
