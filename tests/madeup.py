@@ -11,7 +11,7 @@ from loramem.core.config import parse
 from loramem.studies.capacity import capacity
 from loramem.studies.expectations import Expectation
 from loramem.studies.results import COLUMNS
-from loramem.studies.spec import CapacityChoice
+from loramem.studies.study_file import CapacityChoice
 from loramem.studies.summary import clean, summarise
 
 BITS = 10.0

@@ -23,11 +23,11 @@ from loramem.core.errors import Faults, InputError, UnknownName
 from loramem.metrics.text import exact_match
 from loramem.sources import phonebook
 from loramem.sources.almanac import articles, chronicles, introductions, relating, stories, structure
+from loramem.sources.almanac.digests import gold_digest
 from loramem.sources.almanac.phrasing import questions, statements
 from loramem.sources.almanac.recipes import CHATS, DRAWN, RECIPES, SHARES
 from loramem.sources.almanac.recovering import facts_of, prefix_of, records_of, tellings_of
 from loramem.sources.almanac.render import LINKS
-from loramem.sources.almanac.digests import gold_digest
 from loramem.sources.almanac.schema import BY_NAME, KINDS, RELATIONS
 from loramem.sources.almanac.supervision import render
 from loramem.sources.almanac.telling import REMARKS, fact_id, grounds, record_of

@@ -22,7 +22,7 @@ from loramem.studies.execute import Outcome
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
 from loramem.studies.run import execute
-from loramem.studies.spec import JudgeChoice
+from loramem.studies.study_file import JudgeChoice
 from loramem.synthesis.completing import Answer, Failure, Reply, Sampling
 from tinystudy import BODY, PHONES, study
 

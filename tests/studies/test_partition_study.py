@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from loramem.answering.ask import answer, with_adapter
 from loramem.answering import contexts
+from loramem.answering.ask import answer, with_adapter
 from loramem.core.errors import InputError
 from loramem.core.files import read_json, read_jsonl, read_marker
 from loramem.metrics.scorers import METRICS, score

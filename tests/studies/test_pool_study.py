@@ -133,7 +133,10 @@ def test_merged_answers_are_those_of_the_merge_built_alone(ran):
             [parents], merging, lambda one: ran.store.module(one).load(), base=ran.base.fingerprint
         )
         (solo,) = answer(
-            ran.base, with_adapter(alone([probe]), "it"), lambda keys: [(made.spec, made.tensors)], rows=1
+            ran.base,
+            with_adapter(alone([probe]), "it"),
+            lambda keys, made=made: [(made.spec, made.tensors)],
+            rows=1,
         )
         assert solo["prediction"] == rows[name]["prediction"]
 

@@ -8,7 +8,7 @@ from loramem.core.config import parse
 from loramem.core.errors import Faults, InputError
 from loramem.sources.catalogue import load_source
 from loramem.sources.types import Source
-from loramem.studies.spec import _product
+from loramem.studies.study_file import product
 from loramem.synthesis.completing import Ask, Cached, Unasked
 from loramem.synthesis.endpoint import Endpoint
 from loramem.synthesis.exact import Exact, Reader
@@ -73,7 +73,7 @@ def test_all_faults_of_a_choice_and_of_a_grid_come_together():
     found = faults(recipe="qa+sumary:2", temperature=3, colour=1)
     assert [fault.split(":")[0] for fault in found] == ["supervision.recipe", "supervision.recipe", "supervision.temperature", "supervision.colour"]  # fmt: skip
     with pytest.raises(Faults) as caught:
-        _product(SupervisionChoice, {"recipe": ["raw", "qa", "summary:0"], "generator": ["exact", "locl"]}, "supervision")  # fmt: skip
+        product(SupervisionChoice, {"recipe": ["raw", "qa", "summary:0"], "generator": ["exact", "locl"]}, "supervision")  # fmt: skip
     assert sum("recipe" in fault for fault in caught.value.faults) == 2
 
 
@@ -113,7 +113,7 @@ def test_what_no_generator_writes_is_the_same_with_any(recipe):
         assert choice(recipe=recipe, **settings) == plain
     assert plain.who == "source"
     assert choice(recipe=recipe, allow_overlap=3) != plain, "this one is about the probes"
-    grid = _product(SupervisionChoice, {"recipe": [recipe, "qa:2"], "error_rate": [0.0, 0.5]}, "supervision")
+    grid = product(SupervisionChoice, {"recipe": [recipe, "qa:2"], "error_rate": [0.0, 0.5]}, "supervision")
     assert [(one.recipe, one.error_rate) for one in grid] == [(recipe, 0.0), ("qa:2", 0.0), ("qa:2", 0.5)]
     with pytest.raises(Faults, match="unknown key"):
         choice(recipe=recipe, colour=1)

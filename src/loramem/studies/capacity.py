@@ -15,7 +15,7 @@ from loramem.metrics.intervals import DRAWS, bootstrap_means
 from loramem.modules.peft_format import WEIGHTS
 from loramem.modules.store import MODULE_MARKER, Store
 from loramem.studies.plan import Plan
-from loramem.studies.spec import CapacityChoice
+from loramem.studies.study_file import CapacityChoice
 from loramem.studies.summary import scores_grid
 
 SERIES = ["source", "budget", "targets", "layers", "variant"]

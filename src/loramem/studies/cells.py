@@ -1,26 +1,23 @@
-"""The cells of a study: which module or context answers which questions, and what each is called."""
+"""The cells of a study: which module or context answers which questions."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from loramem.answering.pools import Pool
 from loramem.answering.readings import STEMS, ReadingTask, context_name
-from loramem.answering.routers import Candidate
 from loramem.base.model import Base
 from loramem.core.errors import InputError
 from loramem.metrics.scorers import METRICS
 from loramem.modules.controls import random_recipe
 from loramem.modules.recipe import ModuleConfig, module_hash
-from loramem.modules.spec import LoraSpec, Optimizer
 from loramem.retrieval import Retrieval
 from loramem.sources.catalogue import Source
-from loramem.studies.learning import Learnt, Synthesis, gold_of, parts_of
+from loramem.studies.learning import Learnt, Synthesis, parts_of
+from loramem.studies.naming import Naming, slug
 from loramem.studies.reading_choice import ReadingChoice
 from loramem.studies.spec import Study
-from loramem.synthesis.generators import SupervisionChoice
 from loramem.training import TrainJob
 
 CONTROL_SEED = 0
@@ -95,88 +92,6 @@ class Cell:
         return [task.module for task in self.tasks if task.module] + pools
 
 
-@dataclass(frozen=True)
-class Naming:
-    """What tells cells apart and so stands in their names."""
-
-    varied: Sequence[tuple[str, str]]
-    supervisions: bool
-    generators: bool
-    partitions: bool
-    prefix: str = ""
-
-
-def naming_of(study: Study, key: str, base: Base) -> Naming:
-    choices = study.supervisions
-    return Naming(
-        _varied(study.grid[key], swept={name for row in study.chosen for name in row["swept"]}),
-        len({choice.recipe for choice in choices}) > 1,
-        len({choice.who for choice in choices} - {"source"}) > 1,
-        len(study.partitions) > 1,
-        f"{Path(base.name).name}-" if len(study.bases) > 1 else "",
-    )
-
-
-def _varied(configs: Sequence[ModuleConfig], *, swept: Collection[str] = ()) -> list[tuple[str, str]]:
-    """Fields that take several values over the grid; rank is always named. What follows rank alone (lr) is not, nor is
-    a swept rate or budget, so that a cell keeps its name whatever the sweep found."""
-    found = [("spec", "rank")]
-    fields = [
-        (part, name)
-        for part, kind in (
-            ("spec", LoraSpec),
-            ("optimizer", Optimizer),
-        )
-        for name in kind.model_fields
-    ]
-    for section, name in [*fields, ("distractors", "label"), ("objective", "label"), ("budget", "label")]:
-        by_rank = {(config.spec.rank, str(_setting(config, section, name))) for config in configs}
-        ranks = {config.spec.rank for config in configs}
-        if name != "rank" and len(by_rank) > len(ranks) and (name if name == "lr" else section) not in swept:
-            found.append((section, name))
-    return found
-
-
-def _setting(config: ModuleConfig, section: str, name: str) -> object:
-    """A setting of a module; None where it has no such section."""
-    return getattr(getattr(config, section), name, None)
-
-
-def slug(
-    naming: Naming,
-    key: str,
-    source: Source,
-    reading: ReadingChoice | str,
-    *,
-    config: ModuleConfig | None = None,
-    choice: SupervisionChoice | None = None,
-    how: str | None = None,
-    snapshot: int | None = None,
-    retrieval: Retrieval | None = None,
-) -> str:
-    """A readable name: base, source, size, what varies of supervision and module, snapshot, reading."""
-    parts = [naming.prefix + key] + ([str(source.size_tokens)] if source.size_tokens else [])
-    if how is not None and naming.partitions:
-        parts.append(how)
-    if choice is not None:
-        parts += [choice.recipe] if naming.supervisions else []
-        parts += [choice.who] if naming.generators else []
-    if config is not None:
-        for section, name in naming.varied:
-            value = _setting(config, section, name)
-            if value is None:  # a section that this module does not have
-                continue
-            shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            parts.append(shown if name == "label" else f"{'r' if name == 'rank' else name + '='}{shown}")
-    if snapshot is not None:
-        parts.append(f"at-step-{snapshot}")
-    name = reading if isinstance(reading, str) else reading.reading
-    parts.append(reading if isinstance(reading, str) else reading.label)
-    if retrieval is not None and context_name(name) == "rag":
-        parts.append(retrieval.label)
-    return "-".join(parts)
-
-
 def task_of(
     study: Study,
     reading: ReadingChoice,
@@ -220,7 +135,7 @@ def context_cells(
             parts = (
                 [source] if how is None else [own for _, own in parts_of(source, how, synthesis.pieces, base)]
             )
-            for retrieval in _retrievals_of(study, reading.reading):
+            for retrieval in retrievals_of(study, reading.reading):
                 tasks = tuple(
                     task for part in parts
                     if (task := task_of(study, reading, part, source, how, retrieval=retrieval)).probes
@@ -238,7 +153,7 @@ def module_cells(
     naming: Naming,
     controls: dict[str, ControlPlan],
 ) -> list[Cell]:
-    """The cells of one group of modules, one module per part; those that choose among modules are in `pool_cells`."""
+    """The cells of one group of modules, one module per part; those that choose among modules are in `pooled`."""
     cells = []
     first = modules[0]
     for reading in study.readings:
@@ -249,7 +164,7 @@ def module_cells(
             continue
         plain = reading.reading == "module" and reading.module_on == "all"
         for snapshot in (*first.config.budget.snapshots, None) if plain else (None,):
-            for retrieval in _retrievals_of(study, reading.reading):
+            for retrieval in retrievals_of(study, reading.reading):
                 tasks = []
                 for module in modules:
                     identity = module.id if snapshot is None else f"{module.id}@{snapshot}"
@@ -283,82 +198,7 @@ def module_cells(
     return cells
 
 
-@dataclass(frozen=True)
-class Group:
-    """Modules made alike, one per part of a source."""
-
-    key: str
-    source: Source
-    modules: tuple[ModulePlan, ...]
-    naming: Naming
-
-    @property
-    def alike(self) -> tuple:
-        """What modules of other sources must share to stand in the same pool."""
-        first = self.modules[0]
-        return (first.config, first.seed, *_made(first))
-
-
-def pool_cells(study: Study, groups: Sequence[Group]) -> list[Cell]:
-    """The cells that choose among the modules of a group (`pool: study`: among those of all sources that were made alike)."""
-    cells = []
-    pooled = [reading for reading in study.readings if STEMS.get(reading.reading).which == "pool"]
-    for group in groups if pooled else ():
-        if study.file.pool == "study":
-            others = [one for one in groups if one.key != group.key and one.alike == group.alike]
-        else:
-            others = []
-        if len(group.modules) == 1 and not others:
-            continue  # nothing to choose from: the group's one module is read by `module`
-        first = group.modules[0]
-        pool = pool_of([group, *others])
-        how = first.learnt.partition
-        for reading in (one for one in pooled if one.partition in (None, how)):
-            for retrieval in _retrievals_of(study, reading.reading):
-                task = task_of(
-                    study, reading, group.source, group.source, how, retrieval=retrieval, pool=pool
-                )
-                title = slug(
-                    group.naming, group.key, group.source, reading, config=first.config, choice=first.learnt.choice, how=how,
-                    retrieval=retrieval,
-                )  # fmt: skip
-                cells.append(
-                    Cell(title, first.seed, reading.reading, group.key, group.source, (task,), group.modules, partition=how)
-                )  # fmt: skip
-    return cells
-
-
-def pool_of(groups: Sequence[Group]) -> Pool:
-    """The modules of groups as one pool; what is right is known for the questions of the first."""
-    candidates = tuple(
-        Candidate(
-            module.id, _part_name(module, many=len(groups) > 1), module.source.text, _summary_of(module)
-        )
-        for group in groups
-        for module in group.modules
-    )
-    first = groups[0]
-    gold = gold_of(first.source, [module.source for module in first.modules])
-    how = first.modules[0].learnt.partition
-    whose = first.key if len(groups) == 1 else f"{', '.join(group.key for group in groups)}"
-    return Pool(f"{whose} by {how}: {len(candidates)} modules", candidates, gold)
-
-
-def _part_name(module: ModulePlan, *, many: bool) -> str:
-    return f"{module.source_key}/{module.learnt.part}" if many else module.learnt.part
-
-
-def _summary_of(module: ModulePlan) -> str:
-    """The first summary that the module learnt, else the gold summaries of its documents (of a piece there is none)."""
-    learnt = [example.answer for example in module.learnt.supervision.examples if example.recipe == "summary"]
-    if learnt:
-        return learnt[0]
-    if module.learnt.partition in ("corpus", "document"):
-        return "\n".join(document.summary for document in module.source.documents if document.summary)
-    return ""
-
-
-def _retrievals_of(study: Study, reading: str) -> Sequence[Retrieval | None]:
+def retrievals_of(study: Study, reading: str) -> Sequence[Retrieval | None]:
     if STEMS.get(reading).context != "passages":
         return (None,)
     if context_name(reading) == "gold-passage":  # one passage, however the others are found
@@ -384,7 +224,7 @@ def with_partners(cells: Sequence[Cell]) -> list[Cell]:
     Of several, those made the same way come first.
     """
     # the same module may stand in cells of two choices or partitions
-    modules = {(m.id, *_made(m)): m for cell in cells for m in cell.modules}.values()
+    modules = {(m.id, *made_by(m)): m for cell in cells for m in cell.modules}.values()
     return [
         replace(
             cell, tasks=tuple(_with_partner(cell, module, task, modules) for module, task in _asked(cell))
@@ -401,7 +241,7 @@ def _asked(cell: Cell) -> list[tuple[ModulePlan, ReadingTask]]:
     return [(module, asked[module.source.hash]) for module in cell.modules if module.source.hash in asked]
 
 
-def _made(module: ModulePlan) -> tuple[str, str, str]:
+def made_by(module: ModulePlan) -> tuple[str, str, str]:
     """How what a module learns came to be: the recipe, who wrote it, and how its source was cut."""
     return module.learnt.choice.recipe, module.learnt.choice.who, module.learnt.partition
 
@@ -422,7 +262,7 @@ def _with_partner(
         and other.seed == cell.seed
         and (other.source_key != cell.source_key or apart(other))
     ]
-    alike = [other for other in others if _made(other) == _made(module)]
+    alike = [other for other in others if made_by(other) == made_by(module)]
     candidates = sorted({other.id for other in alike or others})
     partner = next(
         (identity for identity in candidates if identity > module.id), candidates[0] if candidates else None

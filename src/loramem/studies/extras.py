@@ -10,7 +10,8 @@ from loramem.sources.catalogue import Source, load_dev
 from loramem.sources.slicing import spread
 from loramem.sources.types import Probe
 from loramem.sources.unrelated import unrelated_probes
-from loramem.studies.spec import StrangerChoice, Study
+from loramem.studies.spec import Study
+from loramem.studies.study_file import StrangerChoice
 
 
 def with_extras(study: Study, config: Config, source: Source, base: Base) -> Source:

@@ -27,7 +27,8 @@ from loramem.sources.types import Probe
 from loramem.studies.execute import Outcome, explain
 from loramem.studies.plan import Plan
 from loramem.studies.progress import Progress
-from loramem.studies.spec import JudgeChoice, Study
+from loramem.studies.spec import Study
+from loramem.studies.study_file import JudgeChoice
 from loramem.synthesis.completing import Completer, Sampling
 
 NO_JUDGE = "no judge was given; name one in the study file, e.g. judge: {model: embedded}, or {model: NAME, url: URL}"

@@ -14,19 +14,16 @@ from loramem.sources.catalogue import Source, load_source
 from loramem.studies.cells import (
     Cell,
     ControlPlan,
-    Group,
     ModulePlan,
-    Naming,
     context_cells,
     module_cells,
-    naming_of,
-    pool_cells,
-    slug,
     with_partners,
     without_doubles,
 )
 from loramem.studies.extras import with_extras
 from loramem.studies.learning import Learnt, Synthesis
+from loramem.studies.naming import Naming, naming_of, slug
+from loramem.studies.pooled import Group, pool_cells
 from loramem.studies.spec import Study
 from loramem.synthesis.generators import SupervisionChoice
 from loramem.training import TrainJob

@@ -17,7 +17,7 @@ from loramem.studies import grid
 from loramem.synthesis.recipes import canonical
 
 if TYPE_CHECKING:
-    from loramem.studies.spec import StudyFile
+    from loramem.studies.study_file import StudyFile
 
 CONFINES = ("sources", "sizes", "partitions", "supervisions")
 """Keys of a contrast that say where it applies; the others are paths of `modules`."""

@@ -51,7 +51,11 @@ def by_protocol(
     found: list[str] = []
     for budget in dict.fromkeys([main, *own]):
         said = sentences(summary, modules_of(summary, source, *lead, budget))
-        found += said if budget == main else [f"{protocol_name(budget)}: {sentence}" for sentence in said]
+        found += (
+            said
+            if budget == main
+            else [f"{protocol_name(budget)}: {sentence[0].lower()}{sentence[1:]}" for sentence in said]
+        )
     return found
 
 

@@ -41,7 +41,7 @@ def _sentences(summary: dict, table: pd.DataFrame) -> list[str]:
         others = [cell for name in FORMATS for cell in steps(table, name)]
         words = [clearly(summary, cell, raw) for cell in others]
         answer.append(
-            f"against the text itself, {words.count('more')} of {len(words)} supervisions write clearly more, "
+            f"Against the text itself, {words.count('more')} of {len(words)} supervisions write clearly more, "
             f"{words.count('less')} clearly less; {words.count('open')} are not told apart."
         )
         answer += [f"{text}." for cell in largest.values() if (text := compared(summary, cell, raw))]

@@ -46,7 +46,7 @@ def _sentences(summary: dict, table: pd.DataFrame) -> list[str]:
     if not words:
         return []
     first = (
-        f"of {len(words)} sums of formats, {words.count('more')} write clearly more than the best of their parts, "
+        f"Of {len(words)} sums of formats, {words.count('more')} write clearly more than the best of their parts, "
         f"{words.count('less')} clearly less; {words.count('open')} are not told apart from it."
     )
     return [first, *sentences]

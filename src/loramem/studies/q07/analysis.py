@@ -34,7 +34,11 @@ def analyse(summary: dict) -> Findings:
     }
     answer: list[str] = []
     if exact is not None:
-        answer.append(f"exact pairs give {share(exact)}.")
+        others = [cell for _, cell in written.iterrows() if cell["cell"] != exact["cell"]]
+        worse = [str(cell["generator"]) for cell in others if clearly(summary, cell, exact) == "less"]
+        answer.append(
+            f"Of {len(others)} other generators, {len(worse)} write clearly less than exact pairs do ({share(exact)}): {listed(worse)}."
+        )
     for _, cell in written.iterrows():
         rate = rates.get(cell["generator"])
         wrong = "" if rate is None or pd.isna(rate) else f", {100 * rate:.0f} % of its values wrong,"
