@@ -135,6 +135,7 @@ def _choice(settings: dict[str, Any], where: str) -> ReadingChoice:
     if odd := [key for key in settings if key not in allowed]:
         raise Faults([f"{where}.{key}: unknown key for {stem.name}; {nearest(key, allowed)}" for key in odd])
     made: dict[str, Any] = {key: settings[key] for key in OWN if key in settings}
+    faults: list[str] = []
     for part, kind in parts.items():
         own = {key: settings[key] for key in kind.model_fields if key in settings}
         if _SEEDED in own and part == "merging" and own[_SEEDED] == 0:
@@ -142,5 +143,7 @@ def _choice(settings: dict[str, Any], where: str) -> ReadingChoice:
         try:
             made[part] = kind.model_validate(own)
         except ValidationError as error:
-            raise Faults(faults_of(kind, error, where)) from None
+            faults += faults_of(kind, error, where)
+    if faults:
+        raise Faults(faults)
     return ReadingChoice.model_validate(made)
