@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -143,6 +144,18 @@ def render(info: dict, summary: dict, out: Path) -> Path:
     )
     for figure in figures:
         figure["svg"] = Markup(figure["svg"])  # drawn by matplotlib, which escapes its texts
+    page = fill(
+        "report.html.j2", info=info, summary=summary, figures=figures, findings=found, titles=TITLES,
+        sources=list(dict.fromkeys(cell["source"] for cell in summary["cells"])),
+        n_failed=sum(cell["n_failed"] for cell in summary["cells"]), missing=summary.get("missing", ()), judge=summary.get("judge"),
+    )  # fmt: skip
+    path = out / "report.html"
+    write_text(path, page)
+    return path
+
+
+def fill(template: str, **values: Any) -> str:
+    """A page of the report's templates; everything that comes from data is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("loramem.report"),
         autoescape=True,
@@ -154,14 +167,7 @@ def render(info: dict, summary: dict, out: Path) -> Path:
         percent=percent, interval=interval, bounds=bounds, number=number, clock=clock, reading=lambda cell: reading_name(reading_key(cell)),
         protocol=protocol_name,
     )  # fmt: skip
-    page = environment.get_template("report.html.j2").render(
-        info=info, summary=summary, figures=figures, findings=found, titles=TITLES,
-        sources=list(dict.fromkeys(cell["source"] for cell in summary["cells"])),
-        n_failed=sum(cell["n_failed"] for cell in summary["cells"]), missing=summary.get("missing", ()), judge=summary.get("judge"),
-    )  # fmt: skip
-    path = out / "report.html"
-    write_text(path, page)
-    return path
+    return environment.get_template(template).render(**values)
 
 
 def leading_probe(cells: Sequence[dict], metric: str) -> str | None:

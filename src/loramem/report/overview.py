@@ -11,16 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from loramem.core.errors import InputError
 from loramem.core.files import read_json, write_json, write_text
 from loramem.report.figures import inlined
-from loramem.report.html import findings_of, number
+from loramem.report.html import fill, findings_of
 from loramem.studies.expectations import VERDICTS
 from loramem.studies.findings import Findings
-from loramem.studies.progress import clock
 from loramem.studies.series import STATUS
 
 FIGURES = 4
@@ -158,16 +156,8 @@ def overview(out: Path) -> tuple[Path, list[Member]]:
         out / "summary.json",
         {"scale": status["scale"], "whole": whole, "studies": [one.row() for one in members]},
     )
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("loramem.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, clock=clock)
-    page = environment.get_template("overview.html.j2").render(
-        status=status, members=members, whole=whole, words=VERDICTS,
+    page = fill(
+        "overview.html.j2", status=status, members=members, whole=whole, words=VERDICTS,
         made=next((one.environment for one in members if one.environment), None),
     )  # fmt: skip
     path = out / "report.html"
