@@ -8,7 +8,7 @@ import pytest
 from loramem.core.errors import Faults
 from loramem.studies.expectations import judge
 from loramem.studies.summary import summarise
-from madeup import GRID, expectation, results
+from madeup import BITS, GRID, expectation, results
 
 
 def verdict(**settings) -> str:
@@ -94,3 +94,13 @@ def test_a_summary_drawn_again_says_the_same():
 def test_unfit_expectations_are_refused(settings):
     with pytest.raises(Faults):
         expectation(**settings)
+
+
+def test_a_difference_of_sums_is_in_the_unit_of_the_sums():
+    shares = {("module", 1, 500): 0.5, ("module", 4, 500): 1.0}
+    rows, items = results(shares, nll=dict.fromkeys(shares, 0.1))
+    claim = expectation(
+        metric="bits_stored", compare=[{"reading": "module", "rank": 1}, {"reading": "module", "rank": 4}], margin=200.0
+    )  # fmt: skip
+    (found,) = summarise(rows, items, [claim], metrics=["bits_stored"])["verdicts"]
+    assert found["verdict"] == "agrees" and f"difference +{30 * BITS:.3f}" in found["reason"], found

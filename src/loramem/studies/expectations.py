@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from loramem.core.config import Config
 from loramem.core.errors import nearest
+from loramem.metrics.scorers import METRICS
 from loramem.studies.latency import LATENCY_METRICS
 from loramem.studies.pairing import difference_of, scores_by_fact
 
@@ -174,8 +175,11 @@ def _difference(a: pd.Series, b: pd.Series, items: pd.DataFrame | None) -> tuple
         means = scores_by_fact(chosen)
         one, two = (means.get((row["cell"], row["metric"], row["probe"])) for row in (a, b))
         if one is not None and two is not None and set(one.columns) == set(two.columns):
-            mean, low, high, _ = difference_of(two, one)
-            return mean, low, high, f", paired over {one.shape[1]} facts"
+            facts = one.shape[1]
+            # a metric that is a sum over facts differs by as many times the mean difference of a fact
+            times = facts if a["metric"] in METRICS and METRICS.get(str(a["metric"])).total else 1
+            mean, low, high, _ = (times * value for value in difference_of(two, one))
+            return mean, low, high, f", paired over {facts} facts"
     # MOVER (Newcombe 1998): the interval of a difference from the intervals of its two independent parts
     difference = b["mean"] - a["mean"]
     low = difference - ((b["mean"] - b["ci_low"]) ** 2 + (a["ci_high"] - a["mean"]) ** 2) ** 0.5
