@@ -76,7 +76,6 @@ class ReadingChoice(Config):
         return "-".join(parts)
 
 
-_SEEDED = "seed"
 OWN = ("reading", "module_on", "abstain", "partition")
 
 
@@ -138,8 +137,6 @@ def _choice(settings: dict[str, Any], where: str) -> ReadingChoice:
     faults: list[str] = []
     for part, kind in parts.items():
         own = {key: settings[key] for key in kind.model_fields if key in settings}
-        if _SEEDED in own and part == "merging" and own[_SEEDED] == 0:
-            del own[_SEEDED]
         try:
             made[part] = kind.model_validate(own)
         except ValidationError as error:
