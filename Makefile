@@ -22,6 +22,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	for bench in bank read context distil merge grid; do "$(BIN)/python" benchmarks/$$bench.py || exit 1; done
+	"$(BIN)/python" benchmarks/schedule.py --replay
 
 $(STAMP): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv "$(VENV)"

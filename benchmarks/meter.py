@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from loramem.base.model import Base
-from loramem.studies.run import code_state
+from loramem.studies.provenance import code_state
 
 RESULTS = Path(__file__).parent / "results"
 

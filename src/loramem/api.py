@@ -16,31 +16,40 @@ from loramem.base import load_base
 from loramem.base.model import Base
 from loramem.base.prompts import Encoded
 from loramem.core.errors import InputError, LoramemError, nearest
-from loramem.core.files import read_json
+from loramem.core.files import read_json, read_text
+from loramem.core.secrets import masked
+from loramem.modules.importing import read_adapter
 from loramem.modules.merged import Merging, Parent, merge_many, merged_recipe, weights_for
 from loramem.modules.peft_format import CONFIG, adapter_config
 from loramem.modules.recipe import ModuleConfig, module_hash, trained_recipe
 from loramem.modules.store import Store, StoredModule
+from loramem.modules.transfer import Exported
+from loramem.modules.transfer import export as export_modules
 from loramem.report.html import render
 from loramem.report.tables import write_tables
 from loramem.sources.catalogue import load_source
 from loramem.sources.folder import FolderConfig
 from loramem.sources.folder import build as read_documents
-from loramem.studies.execute import save_trained
+from loramem.studies.executors import Executor
 from loramem.studies.progress import Progress
-from loramem.studies.run import Bases, RunResult, execute
+from loramem.studies.run import Bases, execute
+from loramem.studies.run_folder import RunResult
 from loramem.studies.spec import Study
 from loramem.studies.spec import load as load_study
+from loramem.studies.work import save_trained
 from loramem.synthesis import Example, Supervision, synthesize
 from loramem.synthesis.contexts import teacher_forms
 from loramem.synthesis.supervision import load as load_supervision
 from loramem.training import Teacher, TrainJob, bucket_length, train_modules
+from loramem.training.packing import DEFAULT_ROWS
 
 __all__ = [
     "Answered",
     "Asking",
     "Store",
     "ask",
+    "export",
+    "import_module",
     "load_base",
     "load_source",
     "load_study",
@@ -51,30 +60,37 @@ __all__ = [
     "train_one",
 ]
 
+_SPENT = ("tokens", "supervised_tokens", "seconds", "truncated_tokens", "teacher_tokens")
+"""What training costs: nothing, for a module that was merged or imported."""
+
 
 def run_study(
     study: Study,
-    base: Base | Bases,
+    base: Base | Executor | Bases,
     store: Store,
     out: Path,
     *,
     command: str = "",
-    rows: int = 256,
+    rows: int = DEFAULT_ROWS,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run a study and write its report: what `loramem study run` does.
 
     Args:
-        base: The base; for a study of several bases, what loads one by its name.
-        rows: Rows of a training step, over all modules of a pack.
+        base: The base, or who works on it (`studies.executors`); for a study of several bases, what finds either by name.
+        rows: Rows of a training step, over all modules of a pack, where this process does the work.
 
     Raises:
         InputError: `out` cannot be written, or a source cannot be built at its size.
     """
-    result = execute(study, base, store, out, command=command, rows=rows, progress=progress)
-    write_tables(result.summary, out / "tables")
-    render(result.info, result.summary, out)
-    return result
+
+    def report(result: RunResult) -> None:
+        write_tables(result.summary, out / "tables")
+        render(result.info, result.summary, out)
+
+    return execute(
+        study, base, store, out, command=masked(command), rows=rows, progress=progress, finish=report
+    )
 
 
 def train_one(supervision: Path, config: ModuleConfig, **options: Any) -> StoredModule:
@@ -88,7 +104,7 @@ def train_modules_of(
     *,
     each: str = "file",
     base: str = "embedded",
-    store: Path | None = None,
+    store: Path | str | None = None,
     seed: int = 0,
     device: str | None = None,
     dtype: str | None = None,
@@ -111,7 +127,8 @@ def train_modules_of(
     kept = Store(store)
     loaded = load_base(base, device=device, dtype=dtype, offline=offline)
     planned = {name: _planned(learnt, config, loaded, seed) for name, learnt in groups.items()}
-    missing = {job.key: (job, recipe) for job, recipe in planned.values() if not kept.has_module(job.key)}
+    jobs = {job.key: (job, recipe) for job, recipe in planned.values()}
+    missing = {key: jobs[key] for key in kept.lacking("modules", jobs)}
     texts = {planned[name][0].key: learnt.text for name, learnt in groups.items()}
     errors: list[Exception] = []
     if missing:
@@ -136,7 +153,7 @@ def train_modules_of(
 
 
 def merge(
-    modules: Sequence[str], merging: Merging | None = None, *, store: Path | None = None
+    modules: Sequence[str], merging: Merging | None = None, *, store: Path | str | None = None
 ) -> StoredModule:
     """Merge modules of a store into one, which is kept in it too, or find it there. No base is needed.
 
@@ -176,12 +193,72 @@ def merge(
             "use_dora": False,
         }
         config = read_json(folders[recipe["parents"][0]["module"]].folder / CONFIG) | own
-        spent = ("tokens", "supervised_tokens", "seconds", "truncated_tokens", "teacher_tokens")
         kept.put_module(
-            made.id, made.recipe, made.spec, made.tensors, config=config, log=[], ledger=dict.fromkeys(spent, 0),
+            made.id, made.recipe, made.spec, made.tensors, config=config, log=[], ledger=dict.fromkeys(_SPENT, 0),
             extra={"rank": made.spec.rank, "measures": made.measures},
         )  # fmt: skip
     return kept.module(identity)
+
+
+def export(
+    modules: Sequence[str],
+    to: Path,
+    *,
+    reader: str = "peft",
+    max_lora_rank: int | None = None,
+    base_name: str | None = None,
+    store: Path | str | None = None,
+) -> Exported:
+    """Write modules of a store as adapter folders that PEFT loads or vLLM serves. Options and errors are those of `modules.transfer.export`.
+
+    Args:
+        modules: Ids or unique prefixes; `ID@STEP` is a snapshot.
+
+    Raises:
+        UnknownName: no such module.
+    """
+    kept = Store(store)
+    return export_modules(
+        [kept.module(name) for name in modules], to, reader=reader, max_lora_rank=max_lora_rank, base_name=base_name
+    )  # fmt: skip
+
+
+def import_module(
+    folder: Path,
+    *,
+    base: str = "embedded",
+    store: Path | str | None = None,
+    text: Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    offline: bool = False,
+) -> StoredModule:
+    """Keep an adapter folder of any program as a module of a store, or find it there: the same content is the same module.
+
+    Args:
+        folder: adapter_config.json and adapter_model.safetensors, as PEFT writes them.
+        text: A file with what it learnt, by which routers find it; without it only readings that need no text use the module.
+
+    Raises:
+        InputError: what `modules.importing.read_adapter` refuses; an empty text, or another one than the store has.
+    """
+    learnt = "" if text is None else read_text(text)
+    if text is not None and not learnt.strip():
+        raise InputError(f"{text} is empty")
+    kept = Store(store)
+    loaded = load_base(base, device=device, dtype=dtype, offline=offline)
+    found = read_adapter(Path(folder), loaded)
+    if not kept.has_module(found.id):
+        kept.put_module(
+            found.id, found.recipe, found.spec, found.tensors, config=found.config, log=[], ledger=dict.fromkeys(_SPENT, 0),
+            extra={"notes": list(found.notes)}, text=learnt,
+        )  # fmt: skip
+    module = kept.module(found.id)
+    if learnt and module.text != learnt:
+        raise InputError(
+            f"module {module.id[:12]} is in {kept.place} with {'another' if module.text else 'no'} text; to import it with this one, first: loramem modules delete {module.id[:12]}"
+        )
+    return module
 
 
 def ask(
@@ -191,7 +268,7 @@ def ask(
     *,
     documents: Path | str | None = None,
     base: str = "embedded",
-    store: Path | None = None,
+    store: Path | str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     offline: bool = False,

@@ -344,7 +344,7 @@ BAD = {
     "folder without a model": (["base", "info", "."], "no config.json"),
     "unknown key": (["study", "run", "quick", "--set", "modules.spec.rnk=1"], "Did you mean 'rank'"),
     "rank 0": (["study", "run", "quick", "--set", "modules.spec.rank=0"], "rank"),
-    "size beyond the data": (["study", "run", "quick", "--set", "sources.counterfact.sizes=[99000000]"], "larger than the data"),
+    "size beyond the data": (["study", "run", "quick", "--set", "sources.counterfact.sizes=[9000000]"], "larger than the data"),
     "missing csv": (["study", "run", "quick", "--set", "sources.phonebook.path=/no/such/dir"], "no such file or folder"),
     "unknown target": (["study", "run", "quick", "--set", "modules.spec.targets=[q_prj]"], "Did you mean 'q_proj'"),
     "unknown device": (["study", "run", "quick", "--device", "tpu9"], "device 'tpu9'"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,11 +19,14 @@ from loramem.core.config import Config, parse
 from loramem.core.errors import Corrupt, Faults, InputError, LoramemError, RunFailed, UnknownName
 from loramem.core.files import (
     TEMPORARY,
+    append_jsonl,
     clear_temporary,
+    host,
     inside,
     new_folder,
     read_json,
     read_jsonl,
+    read_log,
     read_text,
     write_json,
 )
@@ -90,12 +95,119 @@ def test_a_torn_folder_is_replaced(tmp_path):
     assert (target / "m").exists() and not (target / "half").exists()
 
 
-def test_temporary_leftovers_are_cleared_but_not_fresh_ones(tmp_path):
-    old, fresh = tmp_path / f"{TEMPORARY}old", tmp_path / f"{TEMPORARY}fresh"
-    old.mkdir()
-    fresh.mkdir()
-    os.utime(old, (1, 1))
-    assert clear_temporary(tmp_path) == 1 and fresh.exists() and not old.exists()
+def test_leftovers_of_other_hosts_and_older_versions_are_cleared_by_their_age(tmp_path):
+    names = ("old", "elsewhere.0a1b2c3d-1-x")
+    for name in names:
+        for age in ("aged", "fresh"):
+            folder = tmp_path / age / f"{TEMPORARY}{name}"
+            folder.mkdir(parents=True)
+            (folder / "part").write_text("x")
+        os.utime(tmp_path / "aged" / f"{TEMPORARY}{name}", (1, 1))
+    assert clear_temporary(tmp_path) == 2
+    assert sorted(path.name for path in (tmp_path / "fresh").iterdir()) == sorted(
+        TEMPORARY + n for n in names
+    )
+    assert not list((tmp_path / "aged").iterdir())
+
+
+LEAVES = """
+import sys, os
+from pathlib import Path
+from loramem.core.files import new_file, new_folder
+
+root = Path(sys.argv[1])
+with new_folder(root / "a" / "folder", marker="m", marker_value=dict) as work, new_file(root / "file") as temporary:
+    (work / "part").write_text("x")
+    print(work, temporary, sep="\\n", flush=True)
+    sys.stdin.read(1)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_process_of_this_host_writes_stays_as_long_as_it_lives_and_goes_as_soon_as_it_is_dead(
+    tmp_path,
+):
+    writer = subprocess.Popen(
+        [sys.executable, "-c", LEAVES, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": "src"},
+    )  # fmt: skip
+    assert writer.stdin is not None and writer.stdout is not None
+    left = [Path(writer.stdout.readline().strip()) for _ in range(2)]
+    assert all(path.exists() and f"{host()}-{writer.pid}-" in path.name for path in left)
+    for path in left:
+        os.utime(path, (1, 1))
+    assert clear_temporary(tmp_path) == 0 and all(path.exists() for path in left)
+    writer.stdin.close()
+    while (
+        Path(f"/proc/{writer.pid}/stat").exists() and writer.returncode is None
+    ):  # dead, and not waited for yet
+        if Path(f"/proc/{writer.pid}/stat").read_text().rpartition(") ")[2][0] == "Z":
+            break
+    assert clear_temporary(tmp_path) == 2 and not any(path.exists() for path in left)
+    assert writer.wait() == -9
+
+
+def test_a_link_among_the_leftovers_is_removed_and_not_what_it_leads_to(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("x")
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    link = tmp_path / "store" / f"{TEMPORARY}{host()}-{int(dead.stdout)}-x"
+    link.parent.mkdir()
+    link.symlink_to(kept)
+    assert clear_temporary(tmp_path / "store") == 1 and not link.is_symlink() and (kept / "file").exists()
+
+
+def test_a_whole_folder_that_appears_between_a_look_and_a_rename_is_kept_or_replaced_by_its_equal(
+    tmp_path, monkeypatch
+):
+    """Two processes meet a torn folder: the second must not remove what the first has put there."""
+    target, rename, seen = tmp_path / "thing", os.rename, []
+    target.mkdir()
+    (target / "half").write_text("x")
+
+    def slow(source, to):
+        if Path(to) == target and not seen:  # another process is faster
+            seen.append(source)
+            os.rename = rename
+            with new_folder(target, marker="m", marker_value=lambda: 1) as work:
+                (work / "who").write_text("first")
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", slow)
+    with new_folder(target, marker="m", marker_value=lambda: 1) as work:
+        (work / "who").write_text("second")
+    assert seen and read_json(target / "m") == 1 and (target / "who").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+@pytest.mark.parametrize("end", ['{"a": 1}\n', '{"a": 1}\n{"b": "é', '{"b": "\ud83d'])
+def test_a_log_goes_on_after_a_torn_line_and_its_readers_skip_it(tmp_path, end):
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(end.encode("utf-8", "surrogatepass")[: -1 if end.endswith("é") else None])
+    append_jsonl(log, {"c": 2})
+    append_jsonl(log, {"d": "half \ud800"})
+    rows = read_log(log)
+    assert rows[-2]["c"] == 2 and "half" in rows[-1]["d"] and all("b" not in row for row in rows)
+    assert len(rows) == 2 + end.startswith('{"a"')
+
+
+def test_a_failing_storage_is_named_by_what_was_being_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(
+            errno.ENOSPC, "No space left on device"
+        )  # as a file that is written does: it names none
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as caught:
+        write_json(tmp_path / "x.json", {})
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "x.json")
+    with pytest.raises(OSError) as caught, new_folder(tmp_path / "thing", marker="m", marker_value=dict):
+        pass
+    assert caught.value.filename == str(tmp_path / "thing")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", ".."])

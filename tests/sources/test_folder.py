@@ -126,7 +126,7 @@ def test_all_that_cannot_be_read_comes_at_once(tmp_path):
         load(tmp_path, max_bytes=1000)
     text = str(caught.value)
     assert len(caught.value.faults) == 5
-    for part in ("latin.md: not UTF-8 text (byte 2)", "utf16.txt: UTF-16 text; save it as UTF-8", "binary.md: binary", "broken.pdf: not a PDF", "large.md: 2000 bytes, more than max_bytes: 1000"):  # fmt: skip
+    for part in ("latin.md: not UTF-8 text (byte 2)", "utf16.txt: not UTF-8 but UTF-16 text; save it as UTF-8", "binary.md: binary", "broken.pdf: not a PDF", "large.md: 2000 bytes, more than max_bytes: 1000"):  # fmt: skip
         assert part in text
     assert [d.id for d in load(tmp_path, ids=["good.md"]).documents] == ["good.md"]
 

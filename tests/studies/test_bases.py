@@ -15,6 +15,7 @@ from loramem.core.errors import Faults, InputError
 from loramem.core.files import read_json, read_jsonl
 from loramem.modules.store import Store
 from loramem.studies.execute import Outcome
+from loramem.studies.executors import Local
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
 from loramem.studies.run import execute
@@ -211,7 +212,8 @@ def test_a_chosen_length_and_rate_stand_in_the_grid(bases, checkpoints, tmp_path
             contrasts=[{"modules.budget": {"exposures": 3}}],
         )
     )  # fmt: skip
-    done = tune(made, bases["llama"], Store(tmp_path), Outcome(), Progress(live=False), rows=16)
+    store = Store(tmp_path)
+    done = tune(made, store, Outcome(), Progress(live=False), Local(bases["llama"], store, rows=16))
     assert [row["swept"] for row in done.chosen] == [["lr"], ["lr"]]
     slugs = {cell.slug for cell in make_plan(done, bases["llama"]).cells}
     assert slugs == {f"phonebook-300-r2-exposures={n}-module" for n in (2, 3)}

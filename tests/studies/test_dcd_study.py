@@ -14,10 +14,11 @@ from loramem.core.files import read_jsonl, read_marker
 from loramem.modules.recipe import ModuleConfig
 from loramem.modules.spec import Budget, LoraSpec, Objective, Optimizer
 from loramem.modules.store import Store
+from loramem.studies.estimates import dry_run
 from loramem.studies.execute import Outcome, train_missing
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
-from loramem.studies.run import dry_run, execute
+from loramem.studies.run import execute
 from loramem.synthesis.contexts import teacher_forms
 from tinystudy import study
 

@@ -11,8 +11,9 @@ from loramem.modules import peft_format, targets
 from loramem.modules.bank import Bank
 from loramem.modules.layer import BankedLinear
 from loramem.modules.store import MODULE_MARKER, Store
-from loramem.studies import execute
+from loramem.studies import work
 from loramem.studies.execute import Outcome, train_missing
+from loramem.studies.executors import Local
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
 from tinystudy import PHONES, study
@@ -26,7 +27,7 @@ def planned(bases):
 
 def train(modules, base, folder, *, log=None) -> tuple[Store, Outcome]:
     store, outcome = Store(folder), Outcome()
-    train_missing(modules, base, store, outcome, Progress(log, live=False), rows=4)
+    train_missing(modules, store, outcome, Progress(log, live=False), Local(base, store, rows=4))
     return store, outcome
 
 
@@ -34,7 +35,7 @@ def test_modules_are_saved_beside_training_in_the_order_they_end(bases, planned,
     """With four rows two modules train at a time: the first are in the store before the last have begun."""
     saved: list[tuple[str, int]] = []
     finished: list[str] = []
-    kept, kept_train = execute.save_trained, execute.train_modules
+    kept, kept_train = work.save_trained, work.train_modules
 
     def save(store, done, *arguments, **options):
         saved.append((done.key, threading.get_ident()))
@@ -47,8 +48,8 @@ def test_modules_are_saved_beside_training_in_the_order_they_end(bases, planned,
 
         return kept_train(base, jobs, on_finish=finish, **options)
 
-    monkeypatch.setattr(execute, "save_trained", save)
-    monkeypatch.setattr(execute, "train_modules", watched)
+    monkeypatch.setattr(work, "save_trained", save)
+    monkeypatch.setattr(work, "train_modules", watched)
     store, outcome = train(planned, bases["llama"], tmp_path)
     assert len(planned) == 8 and [key for key, _ in saved] == finished
     threads = {thread for _, thread in saved}
@@ -60,14 +61,14 @@ def test_modules_are_saved_beside_training_in_the_order_they_end(bases, planned,
 
 def test_a_module_that_cannot_be_saved_is_told_and_the_others_are_kept(bases, planned, tmp_path, monkeypatch):
     bad = planned[3].id
-    kept = execute.save_trained
+    kept = work.save_trained
 
     def save(store, done, *arguments, **options):
         if done.key == bad:
             raise OSError("no space left on device")
         kept(store, done, *arguments, **options)
 
-    monkeypatch.setattr(execute, "save_trained", save)
+    monkeypatch.setattr(work, "save_trained", save)
     log = tmp_path / "log.jsonl"
     store, outcome = train(planned, bases["llama"], tmp_path / "store", log=log)
     assert outcome.failed_modules == {bad: "OSError: no space left on device"}
@@ -82,7 +83,7 @@ def test_a_module_that_cannot_be_saved_is_told_and_the_others_are_kept(bases, pl
 
 def test_what_was_trained_is_saved_when_training_breaks(bases, planned, tmp_path, monkeypatch):
     """As when the user ends the run: whatever was handed over before is in the store."""
-    kept = execute.train_modules
+    kept = work.train_modules
     finished: list[str] = []
 
     def broken(base, jobs, *, on_finish, **options):
@@ -94,7 +95,7 @@ def test_what_was_trained_is_saved_when_training_breaks(bases, planned, tmp_path
 
         kept(base, jobs, on_finish=finish, **options)
 
-    monkeypatch.setattr(execute, "train_modules", broken)
+    monkeypatch.setattr(work, "train_modules", broken)
     with pytest.raises(KeyboardInterrupt):
         train(planned, bases["llama"], tmp_path)
     assert {module.id for module in Store(tmp_path).modules()} == set(finished) and len(finished) == 3

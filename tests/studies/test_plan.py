@@ -12,6 +12,7 @@ from loramem.modules.store import MODULE_MARKER, Store
 from loramem.retrieval import Retrieval
 from loramem.sources.catalogue import load_source
 from loramem.studies.execute import Outcome, make_controls, train_missing
+from loramem.studies.executors import Local
 from loramem.studies.plan import Plan, id_of, make_plan
 from loramem.studies.progress import Progress
 from loramem.studies.run import execute
@@ -105,7 +106,7 @@ def test_a_wrong_module_learnt_another_source_at_the_same_spec(llama):
 def test_random_modules_have_their_parents_norms_and_readings_of_their_own(llama, tmp_path):
     plan = make_plan(study(**PHONES, readings=CONTROLS, seeds=1), llama)
     store, outcome = Store(tmp_path), Outcome()
-    train_missing(plan.modules.values(), llama, store, outcome, Progress(live=False), rows=16)
+    train_missing(plan.modules.values(), store, outcome, Progress(live=False), Local(llama, store, rows=16))
     make_controls(plan, llama, store, outcome, Progress(live=False))
     assert not outcome.failed_modules
     for control in plan.controls.values():
@@ -247,7 +248,7 @@ def test_recipes_name_what_decides_the_weights(llama, tmp_path):
         assert not plain.modules.keys() & make_plan(study(**PHONES, **changes), llama).modules.keys()
     module = next(iter(plain.modules.values()))
     store = Store(tmp_path)
-    train_missing([module], llama, store, Outcome(), Progress(live=False), rows=8)
+    train_missing([module], store, Outcome(), Progress(live=False), Local(llama, store, rows=8))
     marker = read_marker(store.module_folder(module.id) / MODULE_MARKER)
     assert marker["recipe"] == module.recipe and (marker["ended"], marker["steps_taken"]) == ("steps", 3)
     assert marker["parameters"] == module.parameters

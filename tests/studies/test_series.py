@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from types import SimpleNamespace
 
@@ -10,12 +11,14 @@ import yaml
 
 from loramem.core.errors import Faults, InputError, RunFailed
 from loramem.core.files import read_json
+from loramem.core.storage import StorageFailed, fatal
 from loramem.modules.store import Store
 from loramem.studies import series, spec
 from loramem.studies.costs import module_costs
+from loramem.studies.estimates import dry_run
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
-from loramem.studies.run import dry_run, execute
+from loramem.studies.run import execute
 from tinystudy import PHONES, study
 
 SMALL = {**PHONES, "sources__phonebook__sizes": [60], "modules__spec__rank": [1], "seeds": 2}
@@ -136,6 +139,29 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
         series.run_series(of("first", "second", "third"), run, tmp_path, say=str)
     states = [entry["state"] for entry in read_json(tmp_path / "series.json")["studies"]]
     assert states == ["done", "stopped", "waiting"]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_disk_that_is_full_ends_the_series_and_is_no_fault_of_the_study(tmp_path, told):
+    """Raised by the system, or already in our words: every study after it would meet the same."""
+    ran: list[str] = []
+
+    def run(one, where):
+        ran.append(one.name)
+        if one.name == "second":
+            full = OSError(errno.ENOSPC, "No space left on device", str(where / "results.parquet"))
+            raise (fatal(full) or full) if told else full
+        return SimpleNamespace(failures=[])
+
+    with pytest.raises(StorageFailed, match="the disk is full: .*second/results.parquet"):
+        series.run_series(of("first", "second", "third"), run, tmp_path, say=str)
+    entries = read_json(tmp_path / "series.json")["studies"]
+    assert ran == ["first", "second"] and [entry["state"] for entry in entries] == [
+        "done",
+        "failed",
+        "waiting",
+    ]
+    assert "the disk is full" in entries[1]["error"] and not (tmp_path / "second" / "error.txt").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(tmp_path):

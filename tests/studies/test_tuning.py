@@ -13,11 +13,13 @@ from loramem.modules.recipe import ModuleConfig
 from loramem.modules.runs import Block
 from loramem.modules.store import Store
 from loramem.studies.cells import ModulePlan
+from loramem.studies.estimates import dry_run
 from loramem.studies.execute import Outcome
+from loramem.studies.executors import Local
 from loramem.studies.plan import make_plan
 from loramem.studies.points import Point
 from loramem.studies.progress import Progress
-from loramem.studies.run import dry_run, execute
+from loramem.studies.run import execute
 from loramem.studies.tuning import Candidate, _best, plan_sweeps, tune
 from tinystudy import PHONES, study
 
@@ -43,7 +45,8 @@ def rate(candidate: Candidate) -> float:
 
 
 def tuned(made, base, folder: Path):
-    return tune(made, base, Store(folder), Outcome(), Progress(live=False), rows=32)
+    store = Store(folder)
+    return tune(made, store, Outcome(), Progress(live=False), Local(base, store, rows=32))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,7 @@ def test_dev_facts_are_asked_in_the_trained_wording_alone(swept, bases):
 def test_a_second_run_finds_every_try_in_the_store(swept, bases):
     made, done, store = swept
     outcome = Outcome()
-    again = tune(made, bases["llama"], store, outcome, Progress(live=False), rows=32)
+    again = tune(made, store, outcome, Progress(live=False), Local(bases["llama"], store, rows=32))
     assert again.chosen == done.chosen
     assert (outcome.modules_reused, outcome.readings_reused) == (2, 2), (
         "only the diverging one is tried again"

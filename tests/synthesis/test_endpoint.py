@@ -471,7 +471,7 @@ def test_a_server_of_ones_own_needs_no_key(monkeypatch):
             "cost_limit: cannot",
         ),
         ({"omit": ("stop",)}, "omit"),
-        ({"api_key": KEY}, "unknown key"),
+        ({"api_key": KEY}, "api_key is not to be given: keys and passwords belong in the environment"),
     ],
 )
 def test_settings_that_cannot_be(settings, pattern):

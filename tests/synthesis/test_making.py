@@ -258,7 +258,7 @@ def test_a_file_gives_back_all_of_it(tmp_path):
 def test_files_by_hand(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text(
-        '{"question": "Who?", "answer": "Ada", "more": 1}\n\n{"text": "Ada left."}\n{"form": "cloze", "prompt": "Ada is", "answer": "x", "span": [1]}\n'
+        '{"question": "Who?", "answer": "Ada", "more": 1}\n\n{"text": "Ada left."}\n{"form": "cloze", "prompt": "Ada is", "answer": "x", "span": null}\n'
     )
     found = load(path).examples
     assert [(e.form, e.prompt, e.answer, e.document, e.record, e.span) for e in found] == [
@@ -279,13 +279,15 @@ def test_every_malformed_line_is_named(tmp_path):
         {"form": "chat", "prompt": "a", "answer": "b", "generator": ["x"]},
         {"form": "chat", "prompt": "a", "answer": "b", "document": {"x": 1}, "tokens_spent": "many"},
         {"form": ["chat"], "prompt": "a", "answer": "b"},
+        {"form": "chat", "prompt": "a", "answer": "b", "span": [1]},
     ]
     path.write_text("\n".join(json.dumps(row) for row in rows))
     with pytest.raises(Faults) as caught:
         load(path)
-    assert [int(fault.split("row ")[1].split(":")[0]) for fault in caught.value.faults] == [2, 3, 4, 5, 6, 7, 8]  # fmt: skip
+    lines = [int(fault.removeprefix(f"{path}:").split(":")[0]) for fault in caught.value.faults]
+    assert lines == [2, 3, 4, 5, 6, 7, 8, 9]
     assert "generator: expected text" in caught.value.faults[4]
-    assert "document, tokens_spent" in caught.value.faults[5]
+    assert "document: expected text; tokens_spent: expected a whole number" in caught.value.faults[5]
     path.write_text("")
     with pytest.raises(InputError, match="holds no examples"):
         load(path)

@@ -8,6 +8,7 @@ from loramem.answering.readings import Stem
 from loramem.base.model import Base
 from loramem.core.errors import Corrupt, InputError
 from loramem.core.files import read_json
+from loramem.core.shown import blank
 from loramem.inference.limits import MAX_NEW_TOKENS
 from loramem.modules.peft_format import CONFIG
 from loramem.modules.store import Store, StoredModule
@@ -28,9 +29,8 @@ def choose_modules(store: Store, names: Sequence[str]) -> list[StoredModule]:
     """
     if not names:
         return []
-    folder = store.root / "modules"
-    if not folder.is_dir() or not any(folder.glob("*/recipe.json")):
-        raise InputError(f"no modules in {store.root}; train some: loramem modules train --supervision FILE")
+    if not store.ids("modules"):
+        raise InputError(f"no modules in {store.place}; train some: loramem modules train --supervision FILE")
     if ALL in names and len(names) > 1:
         raise InputError("modules: give ids, or all, not both")
     try:
@@ -41,14 +41,14 @@ def choose_modules(store: Store, names: Sequence[str]) -> list[StoredModule]:
         bases = [str(one.recipe.get("base", "")) for one in found]
     except Corrupt as error:
         raise InputError(
-            f"a module of {store.root} is damaged: {error}; delete it and train it again"
+            f"a module of {store.place} is damaged: {error}; delete it and train it again"
         ) from None
     except (AttributeError, TypeError, KeyError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"a module of {store.root} is damaged: its recipe.json is none") from None
+        raise InputError(f"a module of {store.place} is damaged: its recipe.json is none") from None
     if not found:
-        raise InputError(f"only random controls in {store.root}; they know nothing")
+        raise InputError(f"only random controls in {store.place}; they know nothing")
     if len(set(bases)) > 1:
         named = ", ".join(f"{m.id[:12]} on {b[:8] or '(unknown)'}" for m, b in zip(found, bases, strict=True))
         raise InputError(f"only modules of one base are asked together; given {named}")
@@ -60,7 +60,7 @@ def check_questions(questions: Sequence[str]) -> None:
     if not questions:
         raise InputError("no question was given")
     for number, question in enumerate(questions, start=1):
-        if not question.strip():
+        if blank(question):
             raise InputError(f"{_which(number, questions)} is empty")
         try:
             question.encode("utf-8")

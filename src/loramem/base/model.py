@@ -22,11 +22,14 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from loramem.base.fingerprint import fingerprint, weight_files
+from loramem.base.checkpoint import check_folder
+from loramem.base.fingerprint import fingerprint
 from loramem.base.prompts import PromptBuilder
 from loramem.core.errors import InputError, nearest
 from loramem.core.files import read_json
 from loramem.core.memory import keep_freed_memory
+from loramem.core.paths import check_new_folder, make_folder, user_path
+from loramem.core.shown import quoted
 
 EMBEDDED = "embedded"
 SHIPPED = (EMBEDDED, "embedded-small", "embedded-large")
@@ -63,6 +66,11 @@ class Base:
     quantised: bool = False
 
     @property
+    def computes(self) -> bool:
+        """Whether it holds weights; without them it can only be planned with (`load_base`)."""
+        return self.device.type != "meta"
+
+    @property
     def precision(self) -> str:
         """Name of what its weights are kept in; part of every identity."""
         return QUANTISED if self.quantised else str(self.dtype).removeprefix("torch.")
@@ -91,8 +99,8 @@ def resolve(name: str, *, offline: bool = False, revision: str | None = None) ->
     """
     if name in SHIPPED:
         return embedded_folder(name)
-    path = Path(name).expanduser()
-    if path.exists():
+    path = user_path(name, "base")
+    if name and path.exists():
         if not path.is_dir():
             raise InputError(f"base {name!r} is a file; give the folder that holds config.json")
         if not (path / "config.json").exists():
@@ -102,7 +110,7 @@ def resolve(name: str, *, offline: bool = False, revision: str | None = None) ->
         return path
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise InputError(
-            f"base {name!r} is neither {EMBEDDED!r} or a sibling of it, nor an existing folder, nor a hub id such as Qwen/Qwen3-0.6B; {nearest(name, SHIPPED)}"
+            f"base {quoted(name)} is neither {EMBEDDED!r} or a sibling of it, nor an existing folder, nor a hub id such as Qwen/Qwen3-0.6B; {nearest(name, SHIPPED)}"
         )
     from huggingface_hub import snapshot_download  # imported here: only a hub id needs it
     from huggingface_hub.errors import HFValidationError
@@ -133,6 +141,8 @@ def choose_device(device: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(str(device))
+        if chosen.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
@@ -171,29 +181,46 @@ def load_base(
     offline: bool = False,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    weights: bool = True,
 ) -> Base:
     """Load a frozen base: the embedded one, a local checkpoint folder, or a hub id.
 
     No code of the checkpoint runs unless `trust_remote_code`; weights are read from safetensors only.
 
+    Args:
+        weights: Without them (device `meta`) a base tells its layers, tokens and fingerprint, which is all that planning
+            needs, and takes no memory; it computes nothing. `dtype` must then be given as it computes elsewhere.
+
     Raises:
         InputError: unknown name, damaged or pickled checkpoint, unknown device or dtype.
     """
     keep_freed_memory()
-    where = choose_device(device)
+    where = choose_device(device) if weights else torch.device("meta")
     quantised = dtype == QUANTISED
     precision = choose_dtype(None if quantised else dtype, where)
     folder = resolve(name, offline=offline, revision=revision)
-    weight_files(folder)
+    check_folder(folder, name)
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     transformers_logging.disable_progress_bar()  # a bar per weight file would cut through our own progress
     try:
         config = AutoConfig.from_pretrained(folder, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        packing = _four_bits(precision, where) if quantised else {}
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=precision, use_safetensors=True, **options, **packing
-        )
+        model: Any
+        if weights:
+            packing = _four_bits(precision, where) if quantised else {}
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=precision, use_safetensors=True, output_loading_info=True, **options, **packing
+            )
+            lost = sorted(map(str, report["missing_keys"]))
+            if lost:  # the library would draw them at random
+                raise InputError(
+                    f"base {name!r}: its files lack {len(lost)} tensors that its config asks for, e.g. {lost[0]}"
+                )
+        else:
+            with where:
+                model = AutoModelForCausalLM.from_config(
+                    config, dtype=precision, trust_remote_code=trust_remote_code
+                )
     except InputError:
         raise
     except (
@@ -209,14 +236,15 @@ def load_base(
     tokenizer.model_max_length = (
         10**12
     )  # lengths are counted, cut and refused by us, before the model sees them
-    if not quantised:  # its loader put it there
+    if weights and not quantised:  # its loader put it there
         model.to(where)
     model.eval().requires_grad_(False)
     model.generation_config = (
         GenerationConfig()
     )  # decoding settings are ours and recorded, not the checkpoint's
-    text = model.config.get_text_config()
-    length = int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", 0) or 2048)
+    length = _context_length(model.config.get_text_config(), name)
+    if weights and not quantised:  # after a pass without gradients bitsandbytes gives none on a CPU any more
+        check_computes(model, name)
     card = folder / "card.json"
     return Base(
         name=name,
@@ -232,6 +260,41 @@ def load_base(
     )
 
 
+def _context_length(config: Any, name: str) -> int:
+    """Longest sequence in tokens. Raises `InputError` for a config that makes none, or no layer."""
+    known = (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions"))
+    length = next((one for one in known if one is not None), 2048)
+    for what, value in (("context", length), ("layer", getattr(config, "num_hidden_layers", 1))):
+        if type(value) is not int or value < 1:
+            raise InputError(f"base {name!r}: its config makes no {what} ({quoted(value)})")
+    return length
+
+
+@torch.inference_mode()
+def check_computes(model: Any, name: str) -> None:
+    """A few tokens through the model, for what no config tells.
+
+    Raises:
+        InputError: it gives numbers that are not finite; or tokens that follow change what is said of those before them (an
+            encoder, which nothing can be decoded with).
+    """
+    ids_BT = torch.zeros(2, 8, dtype=torch.long, device=model.device)
+    ids_BT[0, 1:], ids_BT[1, 1:] = 1, 2  # one beginning, two ways to go on
+    logits_BTV = model(input_ids=ids_BT % model.get_input_embeddings().weight.shape[0], use_cache=False).logits
+    if not torch.isfinite(logits_BTV).all():
+        raise InputError(f"base {name!r}: its weights give numbers that are not finite")
+    one, other = logits_BTV[:, 0].float()
+    rounding = 4 * max(torch.finfo(logits_BTV.dtype).eps, 3e-5)
+    if (one - other).abs().max() > rounding * one.abs().max():
+        raise InputError(f"base {name!r} is no causal model: what follows changes what is said of the tokens before it")
+
+
+def check_base(name: str, *, device: str | None, dtype: str | None, offline: bool) -> None:
+    """Raises `InputError` for what `load_base` would refuse without looking at weights; a hub id is downloaded."""
+    choose_dtype(None if dtype == QUANTISED else dtype, choose_device(device))
+    check_folder(resolve(name, offline=offline), name)
+
+
 def prepare(name: str, to: Path, *, offline: bool = False, revision: str | None = None) -> Path:
     """Copy a base into `to` (weights, config, tokenizer, card): a folder that needs no network.
 
@@ -239,11 +302,11 @@ def prepare(name: str, to: Path, *, offline: bool = False, revision: str | None 
         InputError: `to` exists and is not empty, or the base cannot be had.
     """
     folder = resolve(name, offline=offline, revision=revision)
-    weight_files(folder)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError(f"{to} exists and is not an empty folder")
-    to.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.iterdir()):
+    check_folder(folder, name)
+    check_new_folder(to, "--to")
+    make_folder(to, "--to")
+    # the config last: without it no folder passes for a base, so a copy that was cut short does not either
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name == "config.json", path.name)):
         if path.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja", ".md") and path.is_file():
             shutil.copyfile(path, to / path.name)  # follows the hub cache's links
     return to

@@ -121,8 +121,12 @@ class PromptBuilder:
         # enable_thinking=False asks Qwen3-style templates for the direct form in both renderings;
         # templates that know no such variable ignore it.
         options = {"tokenize": False, "enable_thinking": False}
-        prompt = self.tokenizer.apply_chat_template(ask, add_generation_prompt=True, **options)
-        whole = self.tokenizer.apply_chat_template(told, **options)
+        try:
+            prompt = self.tokenizer.apply_chat_template(ask, add_generation_prompt=True, **options)
+            whole = self.tokenizer.apply_chat_template(told, **options)
+        except Exception as error:  # a template is a program: faulty, or one that its sandbox stops
+            why = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+            raise InputError(f"the chat template of this base cannot be rendered ({why})") from None
         if prompt.count(_QUESTION) != 1 or whole.count(_ANSWER) != 1:
             raise InputError(
                 "the chat template of this base does not show a user turn and an assistant turn once each"

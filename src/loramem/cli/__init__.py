@@ -1,5 +1,5 @@
 """Thin commands; `main` is the entry point."""
 
-from loramem.cli.app import main
+from loramem.cli.entry import main
 
 __all__ = ["main"]

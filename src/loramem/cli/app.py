@@ -1,22 +1,25 @@
-"""The command line: thin commands over the Python API, and one place where errors become exit codes."""
+"""The command line: thin commands over the Python API; `entry.main` runs them."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loramem import __version__
 from loramem.cli.ask import ask
+from loramem.cli.doctor import doctor
 from loramem.cli.options import BaseOption, DeviceOption, DtypeOption, OfflineOption, StoreOption
 from loramem.cli.study import study_app
 from loramem.cli.synthesis import probe, synth
-from loramem.core.errors import Faults, InputError, LoramemError
+from loramem.cli.terminal import say, show_json
+from loramem.core.errors import InputError
+from loramem.core.paths import check_folder
+from loramem.core.shown import quoted
+
+if TYPE_CHECKING:
+    from loramem.modules.store import StoredModule
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,11 +34,8 @@ for name, part in (("base", base_app), ("data", data_app), ("modules", modules_a
     app.add_typer(part, name=name)
 app.command("synth")(synth)
 app.command("ask")(ask)
+app.command("doctor")(doctor)
 data_app.command("probe")(probe)
-
-
-def _show(value: object) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 # -- base --------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def base_list() -> None:
 
     for name in SHIPPED:
         card = read_json(embedded_folder(name) / "card.json")
-        print(
+        say(
             f"{name:15} {card['parameters']:,} parameters, context {card['context_length']}: {card['summary']}"
         )
     print("any other: the folder of a Hugging Face causal model, or its hub id")
@@ -63,7 +63,7 @@ def base_info(
     """Architecture, size, fingerprint and card of a base."""
     from loramem.base import describe, load_base
 
-    _show(describe(load_base(base, device=device, dtype=dtype, offline=offline)))
+    show_json(describe(load_base(base, device=device, dtype=dtype, offline=offline)))
 
 
 @base_app.command("prepare")
@@ -75,7 +75,7 @@ def base_prepare(
     """Copy a base into a folder that needs no network."""
     from loramem.base import prepare
 
-    print(f"{base} is in {prepare(base, to, offline=offline)}; use it with --base {to}")
+    say(f"{base} is in {prepare(base, to, offline=offline)}; use it with --base {to}")
 
 
 # -- data --------------------------------------------------------------------------------------------
@@ -124,16 +124,18 @@ def data_prepare(
     known = KINDS.get(name).config.model_fields
     settings: dict = {"name": name}
     if sizes is not None or "sizes" in known:
-        settings["sizes"] = _numbers("--sizes", sizes or "1000")
+        settings["sizes"] = _numbers("--sizes", "1000" if sizes is None else sizes)
     if path is not None and "path" not in known:
         raise InputError(f"source {name!r} is generated; it takes no --from")
     settings |= {key: value for key, value in (("path", path), ("slices", slices)) if value is not None}
     for assignment in assignments or ():
         set_path(settings, *parse_assignment(assignment))
-    from loramem.sources.catalogue import load_source
+    from loramem.sources.catalogue import load_source, source_config
 
-    for source in load_source(settings, load_base(base).prompts.count):
-        print(f"{write_source(source, to)}: {'; '.join(source.notes)}")
+    config = source_config(settings)
+    check_folder(to, "--to", to)
+    for source in load_source(config, load_base(base).prompts.count):
+        say(f"{write_source(source, to)}: {'; '.join(source.notes)}")
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -141,7 +143,7 @@ def _numbers(option: str, text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise InputError(
-            f"{option} {text!r}: give whole numbers separated by commas, e.g. 1000,4000"
+            f"{option} {quoted(text)}: give whole numbers separated by commas, e.g. 1000,4000"
         ) from None
 
 
@@ -149,7 +151,9 @@ def _decimals(option: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"{option} {text!r}: give numbers separated by commas, e.g. 0.5,0.3,0.2") from None
+        raise InputError(
+            f"{option} {quoted(text)}: give numbers separated by commas, e.g. 0.5,0.3,0.2"
+        ) from None
 
 
 def _choice(text: str) -> str | list[str]:
@@ -219,7 +223,7 @@ def modules_train(
     }
     body: dict = {
         "spec": {
-            "rank": rank, "alpha": alpha or "rank", "targets": _choice(targets), "dropout": dropout, "variant": variant,
+            "rank": rank, "alpha": "rank" if alpha is None else alpha, "targets": _choice(targets), "dropout": dropout, "variant": variant,
             "layers": layers if layers.replace("-", "").isalpha() else _numbers("--layers", layers),
         },
         "objective": {"name": objective}, "budget": budget, "optimizer": {"lr": lr, "batch": batch},
@@ -228,42 +232,58 @@ def modules_train(
         body["distractors"] = {"modules": distractors.split(",")}
     for assignment in settings or ():
         set_path(body, *parse_assignment(assignment))
-    if named := body.get("distractors", {}).get("modules"):
-        body["distractors"]["modules"] = [Store(store).module(str(name)).id for name in named]
+    beside = body.get("distractors")
+    if isinstance(beside, dict) and isinstance(named := beside.get("modules"), list | str):
+        given = [named] if isinstance(named, str) else named  # a text is one name, not its letters
+        beside["modules"] = [Store(store).module(str(name)).id for name in given]
     config = parse(ModuleConfig, body)
     made = train_modules_of(
         supervision, config, each=each, base=base, store=store, seed=seed, device=device, dtype=dtype, offline=offline,
     )  # fmt: skip
     for name, module in made.items():
-        print(f"module {module.id[:12]} in {module.folder}" + (f": {name}" if each != "file" else ""))
+        say(f"module {module.id[:12]} in {module.folder}" + (f": {name}" if each != "file" else ""))
 
 
 @modules_app.command("list")
 def modules_list(store: StoreOption = None) -> None:
     """Every finished module."""
-    from loramem.core.files import read_json
-    from loramem.modules.peft_format import CONFIG
+    from loramem.core.errors import Corrupt
+    from loramem.core.files import damage_in
     from loramem.modules.store import Store
 
-    found = Store(store).modules()
+    kept = Store(store)
+    found = kept.modules()
+    kept.fetch("modules", (module.id for module in found))
     for module in found:
-        spec = module.recipe.get("spec") or {"rank": read_json(module.folder / CONFIG)["r"]}
-        kind = "-".join(filter(None, (module.recipe.get("objective", {}).get("name"), spec.get("variant"))))
-        kind = kind or module.recipe.get("rule", "")
-        print(
-            f"{module.id[:12]}  {module.recipe['type']:8} {kind or 'lora':10} rank {spec['rank']:<5} steps {module.recipe.get('steps', '-'):<6} seed {module.recipe.get('seed', '-')}  base {module.recipe['base'][:8]}"
-        )
+        record = kept.module_record(module.id)
+        with damage_in(record, Corrupt):
+            say(_line_of(module, record))
     print(f"{len(found)} modules")
 
 
+def _line_of(module: StoredModule, record: Path) -> str:
+    """A module in a line of the list, by its recipe and its config."""
+    from loramem.core.files import read_json
+    from loramem.modules.peft_format import CONFIG
+
+    recipe, config = module.recipe, read_json(record / CONFIG)
+    spec = recipe.get("spec") or {"rank": config["r"], "variant": "dora" if config.get("use_dora") else None}
+    kind = "-".join(filter(None, (recipe.get("objective", {}).get("name"), spec.get("variant"))))
+    kind = kind or recipe.get("rule", "")
+    return (
+        f"{module.id[:12]}  {recipe['type']:8} {kind or 'lora':10} rank {spec['rank']:<5} steps {recipe.get('steps', '-'):<6} "
+        f"seed {recipe.get('seed', '-')}  base {recipe['base'][:8]}"
+    )
+
+
 @modules_app.command("show")
-def modules_show(module: str, store: StoreOption = None) -> None:
+def modulesshow_json(module: str, store: StoreOption = None) -> None:
     """Recipe and files of a module (a unique prefix of its id is enough)."""
     from loramem.core.files import read_marker
     from loramem.modules.store import Store
 
     found = Store(store).module(module)
-    _show({"id": found.id, "folder": str(found.folder), **read_marker(found.home / "recipe.json")})
+    show_json({"id": found.id, "folder": str(found.folder), **read_marker(found.home / "recipe.json")})
 
 
 @modules_app.command("delete")
@@ -271,18 +291,61 @@ def modules_delete(module: str, store: StoreOption = None) -> None:
     """Delete a module for good."""
     from loramem.modules.store import Store
 
-    print(f"deleted {Store(store).delete_module(module)}")
+    say(f"deleted {Store(store).delete_module(module)}")
 
 
 @modules_app.command("export")
 def modules_export(
-    module: str, to: Annotated[Path, typer.Option("--to", help="new folder")], store: StoreOption = None
+    modules: Annotated[list[str], typer.Argument(help="finished modules (unique prefixes, ID@STEP)")],
+    to: Annotated[
+        Path, typer.Option("--to", help="new folder; several modules get folders of their own in it")
+    ],
+    reader: Annotated[
+        str, typer.Option("--for", help="peft, or vllm: checked against what it loads, and how to serve it")
+    ] = "peft",
+    max_lora_rank: Annotated[
+        int | None,
+        typer.Option("--max-lora-rank", help="limit of the vLLM server [default: the smallest that serves]"),
+    ] = None,
+    base_name: Annotated[
+        str | None, typer.Option("--base-name", help="hub id or folder of the base, for the configs")
+    ] = None,
+    store: StoreOption = None,
 ) -> None:
-    """Copy a module as a PEFT adapter folder (PEFT and vLLM load it)."""
-    from loramem.modules.store import Store
-    from loramem.modules.transfer import export
+    """Write modules as PEFT adapter folders, which PEFT loads and vLLM serves."""
+    from loramem.api import export
 
-    print(f"exported to {export(Store(store).module(module), to)}")
+    made = export(modules, to, reader=reader, max_lora_rank=max_lora_rank, base_name=base_name, store=store)
+    for name, folder in made.folders.items():
+        say(f"exported to {folder}" if len(made.folders) == 1 else f"exported {name} to {folder}")
+    for line in filter(None, (made.serve, *made.notes)):
+        say(line)
+
+
+@modules_app.command("import")
+def modules_import(
+    folder: Annotated[
+        Path, typer.Argument(help="adapter folder: adapter_config.json and adapter_model.safetensors")
+    ],
+    text: Annotated[
+        Path | None, typer.Option(help="file with what it learnt, by which routers find it")
+    ] = None,
+    base: BaseOption = "embedded",
+    store: StoreOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Keep a PEFT adapter of any program as a module of the store; it must fit the base tensor by tensor."""
+    from loramem.api import import_module
+    from loramem.core.files import read_marker
+
+    made = import_module(
+        folder, base=base, store=store, text=text, device=device, dtype=dtype, offline=offline
+    )
+    say(f"module {made.id[:12]} in {made.folder}")
+    for note in read_marker(made.home / "recipe.json").get("notes", ()):
+        say(f"note: {note}")
 
 
 @modules_app.command("merge")
@@ -313,8 +376,8 @@ def modules_merge(
     if weights != "equal":
         given["weights"] = _decimals("--weights", weights)
     made = merge(modules, parse(Merging, given), store=store)
-    print(f"module {made.id[:12]} in {made.folder}")
-    _show(read_marker(made.home / "recipe.json")["measures"])
+    say(f"module {made.id[:12]} in {made.folder}")
+    show_json(read_marker(made.home / "recipe.json")["measures"])
 
 
 # -- entry -------------------------------------------------------------------------------------------
@@ -323,35 +386,3 @@ def _options(version: Annotated[bool, typer.Option("--version", help="print the 
     if version:
         print(__version__)
         raise typer.Exit
-
-
-def main() -> None:
-    """Run the command line. 0 done, 1 something failed (named), 2 bad input or usage; never a traceback for bad input."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app(standalone_mode=True)
-    except LoramemError as error:
-        heading = (
-            f"error: {len(error.faults)} faults:\n"
-            if isinstance(error, Faults) and len(error.faults) > 1
-            else "error: "
-        )
-        print(f"{heading}{error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
-    except OSError as error:
-        print(
-            f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; what was finished is kept",
-            file=sys.stderr,
-        )
-        sys.exit(1)
-    except Exception as error:  # a fault of ours: say so, and keep the traceback for the bug report
-        if os.environ.get("LORAMEM_DEBUG"):
-            traceback.print_exc()
-        print(
-            f"error: {type(error).__name__}: {error} (a bug in loramem; LORAMEM_DEBUG=1 shows where)",
-            file=sys.stderr,
-        )
-        sys.exit(1)

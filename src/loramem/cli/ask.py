@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loramem.cli.options import BaseOption, DeviceOption, DtypeOption, OfflineOption, StoreOption
+from loramem.cli.terminal import cell, show_json
+from loramem.cli.terminal import console as new_console
 from loramem.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def ask(
     )  # fmt: skip
     if as_json:
         for one in found:
-            print(json.dumps(one.row(), ensure_ascii=False))
+            show_json(one.row(), indent=None)
     else:
         _show(found)
 
@@ -116,34 +117,32 @@ def _lines() -> list[str]:
 # -- for people ------------------------------------------------------------------------------------------------
 def _show(found: Sequence[Answered]) -> None:
     """Answers with their routes: with colours and a table on a terminal, else plain lines that are never broken."""
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    console = Console(soft_wrap=True)
+    console = new_console(soft_wrap=True)
     for number, one in enumerate(found):
         if number:
             console.print()
         if len(found) > 1:
-            console.print(Text(one.question, style="dim"))
-        console.print(Text(one.answer if one.answer is not None else NOT_IN_MEMORY, style="yellow" if one.answer is None else "bold green"))  # fmt: skip
+            console.print(cell(one.question, style="dim"))
+        console.print(cell(one.answer if one.answer is not None else NOT_IN_MEMORY, style="yellow" if one.answer is None else "bold green"))  # fmt: skip
         rows = list(_candidates(one))
         if console.is_terminal and rows:
-            console.print(Text(_route(one)))
+            console.print(cell(_route(one)))
             table = Table(box=None, pad_edge=False)
             for name in ("", "module", "score", "share", "learnt"):
                 right = name in ("score", "share")
                 table.add_column(name, justify="right" if right else "left", no_wrap=True)
             for row in rows:
-                table.add_row(*map(Text, row))
-            Console().print(table)
+                table.add_row(*map(cell, row))
+            new_console().print(table)
         else:
             lines = [_route(one), *("  " + "  ".join(row) for row in rows)] if rows else []
             for line in lines:
-                console.print(Text(line))
+                console.print(cell(line))
         for line in _further(one):
-            console.print(Text(line))
-    console.print(Text(_seconds(found[0].seconds), style="dim"))
+            console.print(cell(line))
+    console.print(cell(_seconds(found[0].seconds), style="dim"))
 
 
 def _route(one: Answered) -> str:

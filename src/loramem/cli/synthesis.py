@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 
 from loramem.cli.options import BaseOption, DeviceOption, DtypeOption, OfflineOption, StoreOption
+from loramem.cli.terminal import say
 from loramem.core.errors import InputError, nearest
+from loramem.core.paths import check_file, user_path
+from loramem.core.shown import quoted
 
 GeneratorOption = Annotated[
     str, typer.Option(help="exact (almanac sources), reader, local, or the URL of an endpoint")
@@ -73,7 +76,7 @@ def synth(
     check_partition(partition)
     Chunking.parse(chunking)
     config = source_config(_source(source, path, settings))
-    _writable(out)
+    check_file(out, "--out")
     _forbid_network(offline)
     loaded = load_base(base, device=device, dtype=dtype, offline=offline)
     progress = Progress()
@@ -95,8 +98,8 @@ def synth(
     save(Supervision(choice.recipe, tuple(examples)), out)
     write_json(out.with_name(out.name + ".report.json"), synthesis.accounts)
     for account in synthesis.accounts:
-        print("\n".join(told(account)))
-    print(f"{len(examples)} examples in {out}; train with: loramem modules train --supervision {out}")
+        say("\n".join(told(account)))
+    say(f"{len(examples)} examples in {out}; train with: loramem modules train --supervision {out}")
 
 
 def told(account: dict) -> list[str]:
@@ -179,6 +182,7 @@ def probe(
     from loramem.synthesis.completing import Cached
     from loramem.synthesis.generators import SupervisionChoice, make_completer
     from loramem.synthesis.probing import CHECKED, LEVELS, refuse_same, write_probes
+    from loramem.synthesis.recipes import MOST
     from loramem.synthesis.supervision import load
     from loramem.synthesis.units import as_units
     from loramem.synthesis.writing import ModelWriter
@@ -186,21 +190,23 @@ def probe(
     wanted = [level.strip() for level in levels.split(",") if level.strip()]
     for level in wanted:
         if level not in LEVELS:
-            raise InputError(f"--levels {level!r}; {nearest(level, LEVELS)}")
+            raise InputError(f"--levels {quoted(level)}; {nearest(level, LEVELS)}")
     shares = _shares(split)
     if generator in ("exact", "reader"):
         raise InputError(
             f"--generator {generator}: almanac sources have questions of their own; give local or a URL"
         )
     if questions < 1 or not wanted:
-        raise InputError(f"--questions {questions} --levels {levels!r}: nothing to ask")
+        raise InputError(f"--questions {questions} --levels {quoted(levels)}: nothing to ask")
+    if questions > MOST:
+        raise InputError(f"--questions {quoted(questions)}: at most {MOST:,} for a document and level")
     choice = parse(
         SupervisionChoice,
         _settings({"recipe": "qa:1", "generator": generator, "model": model}, generator_settings), "probe",
     )  # fmt: skip
     learnt = load(supervision).examples if supervision is not None else ()
     config = source_config(_source(folder, path, settings))
-    _writable(out)
+    check_file(out, "--out")
     _forbid_network(offline)
     loaded = load_base(base, device=device, dtype=dtype, offline=offline)
     completer = make_completer(
@@ -232,13 +238,13 @@ def probe(
         rows += made
         short = sum(account.shortfall for account in accounts)
         failed = sum(sum(account.failures.values()) for account in accounts)
-        print(
+        say(
             f"{built.name}: {len(made)} questions on {len(units)} documents, {short} fewer than asked, {failed} calls failed"
         )
         for account in [one for one in accounts if one.failures][:5]:
-            print(f"  {account.unit} {account.recipe}: {account.why}")
+            say(f"  {account.unit} {account.recipe}: {account.why}")
     write_jsonl(out, rows)
-    print(
+    say(
         f"{len(rows)} questions in {out}: "
         + ", ".join(f"{name} {sum(r['split'] == name for r in rows)}" for name in ("train", "dev", "test"))
     )
@@ -251,9 +257,9 @@ def _source(name: str, path: str | None, assignments: Sequence[str] | None) -> d
 
     found: dict = {"name": name}
     if name not in KINDS:
-        if not Path(name).expanduser().exists():
+        if not user_path(name).exists():
             raise InputError(
-                f"{name!r} is neither a folder of documents nor a source; {nearest(name, KINDS)}"
+                f"{quoted(name)} is neither a folder of documents nor a source; {nearest(name, KINDS)}"
             )
         if path is not None:
             raise InputError(f"{name} is a folder of documents; it takes no --from")
@@ -274,15 +280,6 @@ def _settings(given: dict, assignments: Sequence[str] | None) -> dict:
     return found
 
 
-def _writable(out: Path) -> None:
-    """Refuse a file that could not be written, before anything is spent on what it would hold."""
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; name a file in it")
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"--out {out}: {parent} is no folder that can be written to")
-
-
 def _forbid_network(offline: bool) -> None:
     """`--offline` holds for published data and for other bases too; an endpoint is asked wherever it is."""
     if offline:
@@ -295,5 +292,5 @@ def _shares(text: str) -> tuple[float, float, float]:
     except ValueError:
         shares = ()
     if len(shares) != 3 or any(not 0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise InputError(f"--split {text!r}: give three shares that sum to 1, e.g. 0,0.2,0.8")
+        raise InputError(f"--split {quoted(text)}: give three shares that sum to 1, e.g. 0,0.2,0.8")
     return shares  # type: ignore[return-value]

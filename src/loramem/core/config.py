@@ -8,6 +8,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from loramem.core.errors import Faults, nearest
+from loramem.core.secrets import ADVICE, is_secret
+from loramem.core.shown import quoted, shortened
 
 
 class Config(BaseModel):
@@ -44,9 +46,14 @@ def faults_of(kind: type[Config], error: ValidationError, prefix: str = "") -> l
     """One readable line per fault of a failed validation: where, what was given, what is allowed."""
     lines = []
     for fault in error.errors(include_url=False):
-        where = ".".join([prefix, *map(str, fault["loc"])] if prefix else map(str, fault["loc"]))
+        parts = [shortened(str(part), 80) for part in fault["loc"]]
+        where = ".".join([prefix, *parts] if prefix else parts)
         given = fault.get("input")
-        if fault["type"] == "extra_forbidden":
+        if fault["type"] == "too_short" and isinstance(given, list | tuple) and len(given) >= fault["ctx"]["min_length"]:
+            continue  # it is short of what is wrong in it, which is told by itself
+        if fault["type"] == "extra_forbidden" and is_secret(fault["loc"][-1]):
+            lines.append(f"{where} is not to be given: {ADVICE}")
+        elif fault["type"] == "extra_forbidden":
             lines.append(
                 f"{where}: unknown key; {nearest(str(fault['loc'][-1]), _fields_at(kind, fault['loc'][:-1]))}"
             )
@@ -54,7 +61,7 @@ def faults_of(kind: type[Config], error: ValidationError, prefix: str = "") -> l
             raised = fault.get("ctx", {}).get("error")
             messages = raised.faults if isinstance(raised, Faults) else [fault["msg"]]
             plain = not isinstance(given, dict | list | tuple) and not isinstance(raised, Faults)
-            shown = f" (given {given!r})" if plain else ""
+            shown = f" (given {quoted(given)})" if plain else ""
             lines += [
                 f"{where or kind.__name__}: {message.removeprefix('Value error, ')}{shown}"
                 for message in messages

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from loramem.core.errors import UnknownName, nearest
+from loramem.core.shown import quoted
 
 T = TypeVar("T")
 
@@ -33,15 +34,15 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """The thing called `name`. Raises `UnknownName` with the allowed names and the nearest guess."""
-        if name not in self._things:
-            raise UnknownName(f"unknown {self.kind} {name!r}; {nearest(name, self._things)}")
+        if name not in self:
+            raise UnknownName(f"unknown {self.kind} {quoted(name)}; {nearest(name, self._things)}")
         return self._things[name]
 
     def names(self) -> list[str]:
         return list(self._things)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._things
+        return isinstance(name, str) and name in self._things  # a list from a file is no name
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._things)

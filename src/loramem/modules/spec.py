@@ -13,13 +13,21 @@ from pydantic import Field, field_validator, model_validator
 
 from loramem.core.config import Config
 
+MAX_RANK = 65536
+MAX_ALPHA = 1e12
+"""A scale beyond this would leave what fp32 holds."""
+MAX_BATCH = 65536
+MAX_STEPS = 10_000_000
+MAX_EXPOSURES = 1_000_000
+"""What is more is a slip of the pen: it would not end in a year."""
+
 
 class LoraSpec(Config):
     """The shape of a module (the `spec` of a study file)."""
 
-    rank: Annotated[int, Field(ge=1, le=65536)]
+    rank: Annotated[int, Field(ge=1, le=MAX_RANK)]
     """Inner dimension of the update B A."""
-    alpha: Annotated[float, Field(gt=0)] | Literal["rank"] = "rank"
+    alpha: Annotated[float, Field(gt=0, lt=MAX_ALPHA)] | Literal["rank"] = "rank"
     """Numerator of the scale; `rank` makes the standard scale 1, as in the paper's grids."""
     scaling: Literal["standard", "rslora"] = "standard"
     """The scale: alpha / rank, or alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
@@ -51,11 +59,15 @@ class LoraSpec(Config):
     @field_validator("targets", mode="before")
     @classmethod
     def _targets(cls, value):
+        if value in ("", [], ()):
+            raise ValueError("names no matrix; give all-linear, attention, mlp, or names such as [q_proj, v_proj]")
         return tuple(value) if isinstance(value, list) else value
 
     @field_validator("layers", mode="before")
     @classmethod
     def _layers(cls, value):
+        if value in ([], ()):
+            raise ValueError("names no layer; give all, first-half, second-half, or a list of layer numbers")
         if isinstance(value, list):
             return tuple(value)
         if isinstance(value, str) and value not in ("all", "first-half", "second-half"):
@@ -159,7 +171,7 @@ class Plateau(Config):
     rate goes down to 0 (in the optimiser's `schedule`) within `cooldown` times the steps taken so far.
     """
 
-    max_exposures: Annotated[float, Field(gt=0)] = 200.0
+    max_exposures: Annotated[float, Field(gt=0, le=MAX_EXPOSURES)] = 200.0
     """Where the search for a plateau gives up; a module that ends there ended by *budget*."""
     window: Annotated[float, Field(gt=0)] = 5.0
     """Exposures whose mean loss is one observation."""
@@ -174,9 +186,9 @@ class Plateau(Config):
 class Budget(Config):
     """How long a module trains: exactly one of `steps`, `exposures` and `plateau`."""
 
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     """Optimiser steps, whatever the amount of data (the paper's protocol)."""
-    exposures: Annotated[float, Field(gt=0)] | None = None
+    exposures: Annotated[float, Field(gt=0, le=MAX_EXPOSURES)] | None = None
     """Times every example is seen; steps = ceil(exposures * examples / batch)."""
     plateau: Plateau | None = None
     """Until the loss stops falling."""
@@ -229,7 +241,7 @@ class Optimizer(Config):
     """AdamW (betas 0.9, 0.999, eps 1e-8, decay 0 by default) and its schedule."""
 
     lr: Annotated[float, Field(gt=0)]
-    batch: Annotated[int, Field(ge=1)] = 8
+    batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 8
     """Examples per step of one module."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """After warm-up: constant, or down to 0 at the last step."""

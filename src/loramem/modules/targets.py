@@ -91,15 +91,34 @@ def resolve_targets(model: Any, spec: LoraSpec) -> list[str]:
         return [name for name in within if group_of(name) == spec.targets]
     wanted: Sequence[str] = (spec.targets,) if isinstance(spec.targets, str) else spec.targets
     for target in wanted:
-        if not any(_matches(name, target) for name in names):
+        if not any(matches(name, target) for name in names):
             last = {name.rsplit(".", 1)[-1] for name in names}
             raise InputError(
                 f"unknown target {target!r}; {nearest(target, [*last, 'all-linear', 'attention', 'mlp'])}"
             )
-    return [name for name in within if any(_matches(name, target) for target in wanted)]
+    return [name for name in within if any(matches(name, target) for target in wanted)]
 
 
-def _matches(name: str, target: str) -> bool:
+def spelled(model: Any, names: Sequence[str]) -> dict[str, Any]:
+    """`targets` and `layers` of a spec that attaches to exactly these layers, in the shortest words that say it.
+
+    Raises:
+        InputError: a layer that the model does not have, or layers that no names tell from others.
+    """
+    known = linears(model)
+    if odd := [name for name in names if name not in known]:
+        raise InputError(f"this base has no layer {odd[0]!r}")
+    wanted = [name for name in known if name in set(names)]
+    numbers = tuple(sorted({layer for name in wanted if (layer := layer_of(name)) is not None}))
+    leaves = tuple(sorted({name.rsplit(".", 1)[-1] for name in wanted}))
+    for targets in ("all-linear", "attention", "mlp", leaves, tuple(wanted)):
+        for layers in ("all", "first-half", "second-half", *((numbers,) if numbers else ())):
+            if resolve_targets(model, LoraSpec(rank=1, targets=targets, layers=layers)) == wanted:
+                return {"targets": targets, "layers": layers}
+    raise InputError(f"no names of this base's layers say exactly these {len(wanted)}")
+
+
+def matches(name: str, target: str) -> bool:
     """PEFT's rule: a full name, or the end of one from a dot on."""
     return name == target or name.endswith(f".{target}")
 

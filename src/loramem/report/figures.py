@@ -18,7 +18,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogFormatter, PercentFormatter
+
+from loramem.core.files import new_file, write_text
+from loramem.core.shown import plain
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h", "<", ">")
 STYLES = {
@@ -44,6 +47,7 @@ matplotlib.rcParams.update(
     {
         "svg.fonttype": "none",
         "svg.hashsalt": "loramem",
+        "text.parse_math": False,  # names come from data: a dollar is a dollar (and powers of ten are plain numbers)
         "font.family": "DejaVu Sans",
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -158,6 +162,22 @@ def rank_axis(axis, ranks: list[int]) -> None:
     axis.set_xticks(ranks, [str(rank) for rank in ranks])
     axis.minorticks_off()
     axis.set_xlabel("rank of the module")
+
+
+class _PlainNumbers(LogFormatter):
+    """Labels where a logarithmic axis has them by default, as 0.01, 10 and 100,000."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:,g}" if super().__call__(x, pos) else ""
+
+
+def log_scale(axis, which: str = "xy") -> None:
+    """Make axes (`x`, `y` or both) logarithmic to base 10."""
+    for name in which:
+        getattr(axis, f"set_{name}scale")("log")
+        own = getattr(axis, f"{name}axis")
+        own.set_major_formatter(_PlainNumbers())
+        own.set_minor_formatter(_PlainNumbers())
 
 
 def by_load(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
@@ -357,8 +377,7 @@ def training(curves: list[dict], source: str) -> Figure:
         )
     handles = [matplotlib.lines.Line2D([], [], color=colours[rank], label=f"rank {rank}") for rank in ranks]
     figure.legend(handles=handles, fontsize=7.5, frameon=False, loc="outside lower center", ncols=6)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
+    log_scale(axis)
     axis.set_xlabel("optimiser steps (log)")
     axis.set_ylabel("loss (nats per answer token, log)")
     axis.set_title(f"{source}: training loss; thicker lines hold more", fontsize=10, loc="left")
@@ -367,14 +386,19 @@ def training(curves: list[dict], source: str) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write SVG and PNG under `folder`, and return the SVG for the page (no XML header, ids made unique)."""
+    """Write SVG and PNG under `folder`, and return the SVG for the page (no XML header, ids made unique).
+
+    Args:
+        name: Name of both files, without suffix (`core.names.file_name`).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    figure.savefig(folder / f"{name}.png", dpi=160)
+    with new_file(folder / f"{name}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=160)
     plt.close(figure)
-    svg = buffer.getvalue()
-    (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    svg = plain(buffer.getvalue())  # XML holds no control characters, not even escaped
+    write_text(folder / f"{name}.svg", svg)
     return inlined(svg, name)
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from loramem.core.names import file_name
+from loramem.core.secrets import each_text
+from loramem.core.shown import plain
 from loramem.metrics.scorers import METRICS
 from loramem.report import capacity_figures as capacity
 from loramem.report import figures
@@ -294,6 +297,7 @@ def _first_metrics(cells: pd.DataFrame) -> list[tuple[str, str | None]]:
 
 def draw(summary: dict, curves: list[dict], folder: Path, findings: Findings) -> list[dict]:
     """All figures of a study as {source, name, caption, svg, leads}; those that the findings name come first."""
+    summary, curves = each_text(summary, plain), each_text(curves, plain)  # no font has control characters
     found: list[dict] = []
     done: set[str] = set()
     materials = {
@@ -303,7 +307,8 @@ def draw(summary: dict, curves: list[dict], folder: Path, findings: Findings) ->
     wanted = [(kind, source, True) for kind, source in findings.figures if source in materials]
     wanted += [(kind, source, False) for source in materials for kind in KINDS]
     for kind, source, leads in wanted:
-        for name, make, caption in KINDS[kind](materials[source]):
+        for title, make, caption in KINDS[kind](materials[source]):
+            name = file_name(title)  # sources and bases are called what their owners like
             if name not in done:
                 done.add(name)
                 svg = figures.save(make(), folder, name)

@@ -11,8 +11,10 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 from rich.table import Table
+from rich.text import Text
 
 from loramem.core.files import write_json, write_text
+from loramem.core.shown import page_value, plain
 from loramem.metrics.scorers import METRICS
 from loramem.report.figures import TITLES, reading_key, reading_name
 from loramem.report.gallery import draw
@@ -155,10 +157,14 @@ def render(info: dict, summary: dict, out: Path) -> Path:
 
 
 def fill(template: str, **values: Any) -> str:
-    """A page of the report's templates; everything that comes from data is escaped."""
+    """A page of the report's templates; everything that comes from data is escaped, and shown without control characters.
+
+    The page's Content-Security-Policy says the same once more to the browser: no scripts, nothing fetched.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("loramem.report"),
         autoescape=True,
+        finalize=page_value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -197,10 +203,8 @@ def text_tables(summary: dict) -> Sequence[Table]:
         own = [c for c in own if c["metric"] == metric and c["probe"] in (probe, None)]
         unit = ", %" if metric not in METRICS or METRICS.get(metric).unit == "share" else ""
         wording = "" if probe in ("trained", None) else f", {probe} wording"
-        table = Table(
-            title=f"{source}: {TITLES.get(metric, metric)}{unit}{wording} [95 % interval]",
-            title_justify="left",
-        )
+        title = f"{source}: {TITLES.get(metric, metric)}{unit}{wording} [95 % interval]"
+        table = Table(title=Text(plain(title), style="italic"), title_justify="left")  # names are no markup
         table.add_column("reading")
         sizes = sorted({c["size_tokens"] or 0 for c in own})
         for size in sizes:
@@ -209,6 +213,9 @@ def text_tables(summary: dict) -> Sequence[Table]:
         for cell in sorted(own, key=lambda c: c["reading"] != "module"):
             lines.setdefault(line_of(cell), {})[cell["size_tokens"] or 0] = cell
         for name, found in lines.items():
-            table.add_row(name, *(interval(found[size]) if size in found else "no result" for size in sizes))
+            table.add_row(
+                Text(plain(name)),
+                *(interval(found[size]) if size in found else "no result" for size in sizes),
+            )
         tables.append(table)
     return tables

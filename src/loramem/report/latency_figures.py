@@ -10,7 +10,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from loramem.report.figures import MARKERS
+from loramem.report.figures import MARKERS, log_scale
 
 PARTS = ("context", "route", "load", "merge", "prefill", "decode")
 """As `studies.timed_ways.PARTS`, from left to right."""
@@ -90,8 +90,7 @@ def break_even(latency: dict, unit: str = "seconds") -> Figure:
                 color="black",
                 linestyle="",
             )
-    axis.set_xscale("log")
-    axis.set_yscale("log")
+    log_scale(axis)
     axis.set_xlabel("questions asked, one at a time", fontsize=9)
     axis.set_ylabel("seconds in all" if unit == "seconds" else "tokens through the model, in all", fontsize=9)
     axis.set_title(f"what has been spent, in {unit}", fontsize=10)

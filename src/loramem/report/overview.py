@@ -5,21 +5,21 @@ Everything is read from the run folders, so it can be drawn again at any time, a
 
 from __future__ import annotations
 
+import base64
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from loramem.core.errors import InputError
-from loramem.core.files import read_json, write_json, write_text
-from loramem.report.figures import inlined
+from loramem.core.files import inside, read_json, write_json, write_text
 from loramem.report.html import fill, findings_of
 from loramem.studies.expectations import VERDICTS
 from loramem.studies.findings import Findings
 from loramem.studies.series import STATUS
+from loramem.studies.study_file import NAME
 
 FIGURES = 4
 """Leading figures of a question that are shown; the others are in its own report."""
@@ -32,7 +32,7 @@ class Member:
     Attributes:
         error: Why there is nothing; empty where there is a result.
         counts: Verdicts by their word.
-        figures: Leading figures: name, caption, svg.
+        figures: Leading figures: name, caption, image (a data URL).
         comparisons: Paired tests that were made: of modules with other readings, and of modules with each other.
         missing: Metrics that could not be measured, each with its reason.
         sweeps: What was chosen on dev splits.
@@ -101,23 +101,25 @@ def read_member(folder: Path, entry: dict) -> Member:
     costs = read_json(folder / "costs.json") if (folder / "costs.json").exists() else None
     return Member(
         name, question, "", findings_of(summary), tuple(summary["verdicts"]), tuple((word, found[word]) for word in VERDICTS if found[word]),
-        _figures(folder / "figures", name), int(summary["comparisons"]["made"]) + len(summary.get("pairs", ())), tuple(summary["failures"]), costs,
+        _figures(folder / "figures"), int(summary["comparisons"]["made"]) + len(summary.get("pairs", ())), tuple(summary["failures"]), costs,
         read_json(folder / "environment.json"), (costs or {}).get("modules", {}), int(summary["run"]["seeds"]),
         tuple(summary.get("missing", ())), tuple(summary["sweeps"]),
     )  # fmt: skip
 
 
-def _figures(folder: Path, study: str) -> tuple[dict, ...]:
+def _figures(folder: Path) -> tuple[dict, ...]:
     """The leading figures that lie there; where none leads, the first one."""
     index = folder / "index.json"
     if not index.exists():
         return ()
-    listed = [one for one in read_json(index) if (folder / f"{one['name']}.svg").exists()]
+    listed = [one for one in read_json(index) if inside(folder, f"{one['name']}.svg").exists()]
     chosen = [one for one in listed if one["leads"]][:FIGURES] or listed[:1]
-    return tuple(
-        {**one, "svg": Markup(inlined((folder / f"{one['name']}.svg").read_text(encoding="utf-8"), f"{study}-{one['name']}"))}
-        for one in chosen
-    )  # fmt: skip  # drawn by matplotlib, which escapes its texts; figures of two studies may have one name
+    return tuple({**one, "image": _image(folder / f"{one['name']}.svg")} for one in chosen)
+
+
+def _image(path: Path) -> str:
+    """A figure as an image that the page holds: in an image nothing runs, whoever wrote the file."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def totals_of(members: Sequence[Member], status: dict) -> dict[str, Any]:
@@ -144,11 +146,14 @@ def overview(out: Path) -> tuple[Path, list[Member]]:
     """Write OUT/report.html and OUT/summary.json from the folders of a series.
 
     Raises:
-        InputError: no series was run there.
+        InputError: no series was run there, or a study of it has no study's name (its folder would lie elsewhere).
     """
     if not (out / STATUS).exists():
         raise InputError(f"{out}: no {STATUS}; give the folder that `study run all` wrote")
     status = read_json(out / STATUS)
+    for one in status["studies"]:
+        if not re.fullmatch(NAME, one["study"]):
+            raise InputError(f"{out / STATUS}: {one['study']!r} is no name of a study")
     members = [read_member(out / one["study"], one) for one in status["studies"]]
     members.sort(key=lambda one: (not one.name.startswith("q"), one.name))
     whole = totals_of(members, status)

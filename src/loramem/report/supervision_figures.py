@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from loramem.report.figures import MARKERS, TITLES, percent_axis, reading_key, reading_name
+from loramem.report.figures import MARKERS, TITLES, log_scale, percent_axis, reading_key, reading_name
 
 FAMILIES = ("raw", "published", "rewrite", "summary", "qa", "mixture", "other")
 COLOURS = dict(zip(FAMILIES, sns.color_palette("colorblind", len(FAMILIES)), strict=True))
@@ -112,7 +112,7 @@ def by_level(
         ]
         for cell in table.index
     ]  # fmt: skip
-    figure, axis = plt.subplots(figsize=(6.2, 0.9 + 0.3 * max(3, len(table))), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.2, 0.9 + 0.3 * max(3, len(table))))
     sns.heatmap(
         table.astype(float),
         annot=shown,
@@ -125,6 +125,7 @@ def by_level(
         annot_kws={"fontsize": 7.5},
     )
     axis.set_yticklabels([names[cell] for cell in table.index], rotation=0, fontsize=8)
+    figure.set_layout_engine("constrained")  # not before: seaborn draws it with the cells' long names
     axis.set_xlabel("level of the question")
     axis.set_ylabel("")
     _title(axis, source, metric, probe, "by level, %")
@@ -153,7 +154,7 @@ def per_token(cells: pd.DataFrame, source: str, metric: str, probe: str | None) 
                 textcoords="offset points",
                 fontsize=6,
             )
-    axis.set_xscale("log")
+    log_scale(axis, "x")
     axis.set_xlabel("tokens of supervision per module (each example once)")
     percent_axis(axis)
     _fit(axis, modules)

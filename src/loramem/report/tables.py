@@ -1,15 +1,21 @@
-"""Tables for papers and spreadsheets: every list of summary.json as CSV, the ones that are printed as LaTeX."""
+"""Tables for papers and spreadsheets: every list of summary.json as CSV, the ones that are printed as LaTeX.
+
+Names, claims and reasons come from data. In a CSV a text that a spreadsheet would take for a formula gets an apostrophe
+before it (`csv_text`); in LaTeX no character means anything but itself (`tex`). Numbers are never touched.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
 
-from loramem.core.errors import InputError
-from loramem.core.files import write_text
+from loramem.core.files import new_file, write_text
+from loramem.core.paths import check_new_folder
+from loramem.core.shown import plain
 from loramem.report.figures import TITLES
 
 LATEX_ESCAPES = {
@@ -23,12 +29,51 @@ LATEX_ESCAPES = {
 
 
 def tex(text: object) -> str:
-    """`text` as LaTeX shows it.
+    """`text` as LaTeX shows it, on one line: an empty line would end a paragraph, which no caption or cell may hold.
 
     >>> tex("a_b & 5 %")
     'a\\\\_b \\\\& 5 \\\\%'
     """
-    return "".join(LATEX_ESCAPES.get(character, character) for character in str(text))
+    line = re.sub(r"[\t\n]+", " ", plain(str(text)))
+    return "".join(LATEX_ESCAPES.get(character, character) for character in line)
+
+
+def _tex_row(cells: list[str]) -> str:
+    """A row of a table. A first cell that begins with `[` or `*` would be an option of what ends the row before it."""
+    first, *others = map(tex, cells)
+    return " & ".join(["{}" * first.startswith(("[", "*")) + first, *others]) + r" \\"
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A table as CSV whose texts are texts in any spreadsheet: `=1+1` becomes `'=1+1`; `-0.5`, a number, stays.
+
+    >>> csv_text(pd.DataFrame({"cell": ["=1+1", "-0.5", "a"], "mean": [-1.5, 0.0, 2.0]})).split()
+    ['cell,mean', "'=1+1,-1.5", '-0.5,0.0', 'a,2.0']
+    """
+    columns = {
+        _as_text(name): column if pd.api.types.is_numeric_dtype(column) else pd.Series([_as_text(value) for value in column], dtype=object)
+        for name, column in frame.items()
+    }  # fmt: skip
+    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
+
+
+_FORMULA = tuple("=+-@\t＝＋－＠")  # noqa: RUF001  spreadsheets take the wide forms for the same
+
+
+def _as_text(value: object) -> object:
+    """A text that no program takes for a formula, nor a terminal for a command; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text.lstrip(" \n").startswith(_FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def frames(summary: dict) -> dict[str, pd.DataFrame]:
@@ -52,7 +97,7 @@ def write_tables(summary: dict, folder: Path) -> list[Path]:
     """Write NAME.csv for every table, and scores.tex and limits.tex (booktabs) for print."""
     written = []
     for name, frame in frames(summary).items():
-        write_text(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        write_text(folder / f"{name}.csv", csv_text(frame))
         written.append(folder / f"{name}.csv")
     for name, text in (("scores", scores_tex(summary)), ("limits", limits_tex(summary))):
         if text:
@@ -64,7 +109,7 @@ def write_tables(summary: dict, folder: Path) -> list[Path]:
 def _tabular(header: list[str], rows: list[list[str]], caption: str) -> str:
     lines = [
         r"\begin{table}", r"\centering", rf"\caption{{{tex(caption)}}}", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule",
-        " & ".join(map(tex, header)) + r" \\", r"\midrule", *(" & ".join(map(tex, row)) + r" \\" for row in rows), r"\bottomrule",
+        _tex_row(header), r"\midrule", *map(_tex_row, rows), r"\bottomrule",
         r"\end{tabular}", r"\end{table}", "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -143,10 +188,10 @@ def limits_tex(summary: dict) -> str:
 
 def export(run: Path, summary: dict, to: Path) -> list[Path]:
     """Tables of a run, and its figures as SVG and PNG, in a new folder. Raises `InputError` if `to` is not empty."""
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError(f"{to} exists and is not an empty folder")
+    check_new_folder(to, "--to")
     written = write_tables(summary, to / "tables")
     for figure in sorted((run / "figures").glob("*.[sp][vn]g")):
-        (to / "figures").mkdir(parents=True, exist_ok=True)
-        written.append(Path(shutil.copyfile(figure, to / "figures" / figure.name)))
+        with new_file(to / "figures" / figure.name) as temporary:
+            shutil.copyfile(figure, temporary)
+        written.append(to / "figures" / figure.name)
     return written

@@ -24,8 +24,10 @@ from pydantic import Field
 from loramem.core.errors import InputError, nearest
 from loramem.core.files import read_text
 from loramem.core.identity import digest, seed_from
+from loramem.core.paths import user_path
 from loramem.sources.published import raise_faults
 from loramem.sources.remote import SUFFIXES, PublishedConfig, assemble, choose, lacking, locate, rows
+from loramem.sources.slicing import Size
 from loramem.sources.text import document, sentences
 from loramem.sources.types import Document, Probe, Source
 
@@ -56,7 +58,7 @@ class BabilongConfig(PublishedConfig):
     """Published length to take, e.g. 4k; None: all that are there."""
     background: str | None = None
     """A text file or a folder of them, in which the facts of bAbI's task files are hidden; None: facts alone."""
-    context_tokens: Annotated[int, Field(gt=0)] | None = None
+    context_tokens: Size | None = None
     """Tokens of the base of a context made from bAbI's task files and the background."""
     seed: int = 0
     """Of where the background begins and where the facts lie."""
@@ -177,7 +179,7 @@ def read_tasks(config: BabilongConfig) -> list[Story]:
 
 def background_sentences(path: str) -> list[str]:
     """Sentences of a text file or of all .txt files of a folder. Raises `InputError` where there are none."""
-    where = Path(path).expanduser()
+    where = user_path(path)
     if not where.exists():
         raise InputError(f"background {path!r}: no such file or folder")
     texts = [read_text(p) for p in (sorted(where.rglob("*.txt")) if where.is_dir() else [where])]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loramem.core.errors import InputError, nearest
+from loramem.core.shown import quoted
 from loramem.sources.text import Span, blocks, pack, pieces, strip
 from loramem.sources.types import Document, Probe, Record, Source
 
@@ -83,10 +84,10 @@ class Chunking:
     @classmethod
     def parse(cls, text: str) -> Chunking:
         """`512`, `2048/200` (tokens/overlap) or `structure:512`. Raises `InputError` for anything else."""
-        match = re.fullmatch(r"(structure:)?(\d+)(?:/(\d+))?", str(text).strip())
+        match = re.fullmatch(r"(structure:)?(\d{1,9})(?:/(\d{1,9}))?", str(text).strip())
         if not match:
             raise InputError(
-                f"chunks {text!r}: expected TOKENS, TOKENS/OVERLAP or structure:TOKENS, e.g. 2048/200"
+                f"chunks {quoted(text)}: expected TOKENS, TOKENS/OVERLAP or structure:TOKENS, e.g. 2048/200"
             )
         return cls(int(match[2]), int(match[3] or 0), bool(match[1]))
 
@@ -338,7 +339,7 @@ def check_partition(how: str) -> str:
     if how in ("corpus", "document", "chunk") or re.fullmatch(r"tokens:0*[1-9]\d{0,9}", how):
         return how
     raise InputError(
-        f"partition {how!r}: {nearest(how, ['corpus', 'document', 'chunk', 'tokens:N (N > 0)'])}"
+        f"partition {quoted(how)}: {nearest(how, ['corpus', 'document', 'chunk', 'tokens:N (N > 0)'])}"
     )
 
 

@@ -14,10 +14,12 @@ from pydantic import Field
 
 from loramem.core.config import Config
 from loramem.core.errors import InputError
+from loramem.core.paths import user_path
+from loramem.core.shown import blank
 from loramem.sources.almanac.editing import edits as common_edits
 from loramem.sources.edits import Edit, edit_source
 from loramem.sources.published import choose_slices, raise_faults, read_column, read_list, slice_files
-from loramem.sources.slicing import nested_slices
+from loramem.sources.slicing import Size, nested_slices
 from loramem.sources.types import Source
 
 PATTERN = "counterfact_edit_{K}K.csv"
@@ -27,7 +29,7 @@ class CounterFactConfig(Config):
     """Edits in nested slices."""
 
     name: Literal["counterfact"] = "counterfact"
-    sizes: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
+    sizes: Annotated[tuple[Size, ...], Field(min_length=1)]
     """Slice sizes, in tokens of the base (published slices: of the tokenizer that cut them)."""
     seed: int = 12
     """Of order, new targets and wording of generated edits."""
@@ -48,15 +50,15 @@ def _text(row: dict, *path: str) -> str | None:
     value: Any = row
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, str) and value.strip() else None
+    return value if isinstance(value, str) and not blank(value) else None
 
 
 def _texts(row: dict, key: str) -> tuple[str, ...]:
     value = row.get(key)
     if isinstance(value, str):
-        return (value,) if value.strip() else ()
+        return () if blank(value) else (value,)
     return (
-        tuple(item for item in value if isinstance(item, str) and item.strip())
+        tuple(item for item in value if isinstance(item, str) and not blank(item))
         if isinstance(value, list)
         else ()
     )
@@ -191,7 +193,7 @@ def build(config: CounterFactConfig, count_tokens: Callable[[str], int]) -> list
         raise InputError("slices: published needs path: the folder of the published files")
     edits, what = _edits(config)
     if config.slices == "published":
-        where = Path(str(config.path)).expanduser()
+        where = user_path(str(config.path))
         files = choose_slices(where if where.is_dir() else where.parent, PATTERN, config.sizes)
         return [_source(config, join_slice(path, edits), size) for size, path in files.items()]
     cut = nested_slices([edit.statement for edit in edits], config.sizes, count_tokens, what=what)
@@ -223,10 +225,10 @@ def _edits(config: CounterFactConfig) -> tuple[list[Edit], str]:
     """All edits in the order from which slices are cut, and what they are."""
     if config.path is None:
         return list(common_edits(config.seed)), "common facts"
-    where = Path(config.path).expanduser()
+    where = user_path(config.path)
     if not where.exists():
         raise InputError(f"path {config.path!r}: no such file or folder")
-    snippets = read_snippets(Path(config.snippets).expanduser()) if config.snippets else {}
+    snippets = read_snippets(user_path(config.snippets)) if config.snippets else {}
     records = _records_file(where) if where.is_dir() else where
     edits = read_records(records, snippets)
     largest = list(slice_files(where, PATTERN).values()) if where.is_dir() else []

@@ -5,13 +5,22 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from loramem.core.files import write_json, write_jsonl
+from loramem.core.errors import InputError
+from loramem.core.files import read_json, write_json, write_jsonl
 from loramem.sources.types import Source
 
 
 def write_source(source: Source, to: Path) -> Path:
-    """Write documents.jsonl, supervision.jsonl (recipe raw), probes.jsonl and source.json under `to`/NAME-SIZE (`to`/NAME where size does not apply)."""
+    """Write documents.jsonl, supervision.jsonl (recipe raw), probes.jsonl and source.json under `to`/NAME-SIZE (`to`/NAME where size does not apply).
+
+    Raises:
+        InputError: another source of that name and size lies there.
+    """
     folder = to / "-".join(map(str, filter(None, (source.name, source.size_tokens))))
+    if (folder / "source.json").exists():
+        there = read_json(folder / "source.json")
+        if not isinstance(there, dict) or there.get("hash") != source.hash:
+            raise InputError(f"{folder} holds another source; give another --to")
     write_jsonl(
         folder / "documents.jsonl", ({"id": d.id, "title": d.title, "text": d.text} for d in source.documents)
     )

@@ -21,6 +21,9 @@ from pydantic import Field
 
 from loramem.core.config import Config
 from loramem.core.errors import InputError
+from loramem.core.parsing import OTHER_MARKS, decoded
+from loramem.core.paths import user_path
+from loramem.core.shown import blank
 from loramem.sources.probe_file import Split, read_probes
 from loramem.sources.published import raise_faults
 from loramem.sources.remote import PublishedConfig, assemble, choose
@@ -35,12 +38,6 @@ MARKDOWN, HTML, TEXT, PDF = (
 )
 KINDS = (*MARKDOWN, *HTML, *TEXT, *PDF)
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-_OTHER_MARKS = {
-    b"\xff\xfe\x00\x00": "UTF-32",
-    b"\x00\x00\xfe\xff": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
 
 
 class FolderConfig(Config):
@@ -62,23 +59,6 @@ class FolderConfig(Config):
 
 
 # -- one file --------------------------------------------------------------------------------------------------
-def decoded(path: Path, data: bytes) -> str:
-    """UTF-8 text, with or without a byte order mark.
-
-    Raises:
-        InputError: another encoding (named where its mark says which), or no text at all.
-    """
-    for mark, name in _OTHER_MARKS.items():
-        if data.startswith(mark):
-            raise InputError(f"{path}: {name} text; save it as UTF-8")
-    if b"\0" in data:
-        raise InputError(f"{path}: binary, though it is called {path.suffix}")
-    try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-
-
 def heading(text: str) -> str:
     """The first heading, without its marks; "" if there is none.
 
@@ -138,7 +118,9 @@ def read_file(path: Path) -> tuple[str, str]:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    text = decoded(path, data)
+    if b"\0" in data and not data.startswith(tuple(OTHER_MARKS)):
+        raise InputError(f"{path}: binary, though it is called {path.suffix}")
+    text = decoded(data, path)
     if suffix in HTML:
         plain, title = html_text(text)
         first = re.search(r"<h1\b[^>]*>(.*?)</h1>", text, re.DOTALL | re.IGNORECASE)
@@ -159,7 +141,7 @@ def files(root: Path, counts: Counter[str]) -> Iterator[Path]:
                 counts["hidden files and folders skipped"] += 1
             elif path.is_symlink():
                 counts[_link(path, resolved)] += 1
-        for name in entries:
+        for name in sorted(entries):  # the disk's order would be seen in the notes
             path = Path(folder, name)
             if name.startswith("."):
                 counts["hidden files and folders skipped"] += 1
@@ -197,7 +179,7 @@ def read_folder(
     config: FolderConfig, count_tokens: Callable[[str], int]
 ) -> tuple[list[Document], Counter[str]]:
     """(documents, what was passed over). Raises `Faults` naming every file that cannot be read."""
-    root = Path(config.path).expanduser()
+    root = user_path(config.path)
     if not root.exists():
         raise InputError(f"path {config.path!r}: no such folder")
     counts: Counter[str] = Counter()
@@ -226,7 +208,7 @@ def read_folder(
         except InputError as error:
             faults.append(str(error))
             continue
-        made = document(id, text, title or found[id].stem, count_tokens)
+        made = document(id, "" if blank(text) else text, title or found[id].stem, count_tokens)
         if made.records:
             documents.append(made)
         else:
@@ -253,10 +235,10 @@ def build(config: FolderConfig, count_tokens: Callable[[str], int]) -> list[Sour
     notes = [f"{count} {what}" for what, count in counts.items()]
     if config.probes is None:
         return assemble(config, documents, (), count_tokens, notes)
-    others = by_id(Path(config.path).expanduser(), Counter()).keys() - {document.id for document in documents}
+    others = by_id(user_path(config.path), Counter()).keys() - {document.id for document in documents}
     chosen = config.ids is not None or config.documents is not None
     probes, writers = read_probes(
-        Path(config.probes).expanduser(), documents, config.split, elsewhere=others if chosen else ()
+        user_path(config.probes), documents, config.split, elsewhere=others if chosen else ()
     )
     made = assemble(config, documents, probes, count_tokens, [*notes, f"questions by {', '.join(writers)}"])
     return [replace(source, settings={**source.settings, "probe_generators": writers}) for source in made]

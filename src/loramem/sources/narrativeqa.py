@@ -22,7 +22,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from loramem.core.errors import InputError
+from loramem.core.files import inside
 from loramem.core.identity import digest
+from loramem.core.paths import user_path
 from loramem.sources.published import raise_faults
 from loramem.sources.remote import PublishedConfig, assemble, choose, lacking, locate, row_files, rows
 from loramem.sources.text import document, html_text, unwrapped
@@ -246,7 +248,11 @@ class _Reader:
         for story in self.stories.values():
             if split not in (None, story.split):
                 continue
-            places = (place / f"{story.id}{suffix}" for place in folders for suffix in STORY_SUFFIXES)
+            try:
+                places = [inside(place, f"{story.id}{suffix}") for place in folders for suffix in STORY_SUFFIXES]  # fmt: skip
+            except InputError as error:
+                self.faults.append(f"{folder / 'documents.csv'}: document {story.id!r}: {error}")
+                continue
             path = next((path for path in places if path.is_file()), None)
             if path:
                 data = path.read_bytes()  # as downloaded: each book in the encoding of its day
@@ -267,7 +273,7 @@ def read_stories(
     reader, counts = _Reader(), Counter[str]()
     if where.is_dir() and (where / "qaps.csv").exists():
         counts = reader.official(
-            where, Path(config.stories).expanduser() if config.stories else None, config.split
+            where, user_path(config.stories) if config.stories else None, config.split
         )
     else:
         for path in row_files(where):

@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from loramem.core.errors import Faults, InputError, nearest
+from loramem.core.shown import quoted
 from loramem.sources.latex import latex_introduction
 from loramem.sources.published import raise_faults
 from loramem.sources.remote import PublishedConfig, assemble, choose, lacking, locate, rows
@@ -82,7 +83,7 @@ def _paper(row: dict, where: str, faults: list[str]) -> Paper | None:
         level = str(item.get("level")).lower() if not wrong else ""
         known = LEVELS.get(level) or next((name for name in LEVELS.values() if name == level), None)
         if not wrong and known is None:
-            wrong = f"level {item['level']!r}; {nearest(level, [*LEVELS, *LEVELS.values()])}"
+            wrong = f"level {quoted(item['level'])}; {nearest(level, [*LEVELS, *LEVELS.values()])}"
         if wrong or known is None:
             faults.append(f"{where}: question {number}: {wrong}")
             continue

@@ -21,10 +21,11 @@ from pydantic import Field
 from loramem.core.config import Config
 from loramem.core.errors import InputError
 from loramem.core.identity import seed_from
+from loramem.core.paths import user_path
 from loramem.sources.almanac.phrasing import PHONE_HELDOUT, PHONE_NEGATED, PHONE_REVERSE
 from loramem.sources.almanac.render import phone_number
 from loramem.sources.published import choose_slices, raise_faults, read_column, read_list, slice_files
-from loramem.sources.slicing import nested_slices, spread
+from loramem.sources.slicing import Size, nested_slices, spread
 from loramem.sources.types import Document, Phrasing, Probe, Record, Source
 
 BITS = 10 * math.log2(10)
@@ -40,7 +41,7 @@ class PhoneBookConfig(Config):
     """A phonebook in nested slices."""
 
     name: Literal["phonebook"] = "phonebook"
-    sizes: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
+    sizes: Annotated[tuple[Size, ...], Field(min_length=1)]
     """Slice sizes, in tokens of the base (published slices: in the tokens of the tokenizer that cut them)."""
     seed: int = 11
     """Of names, numbers and held-out wording; a training seed is another thing."""
@@ -183,7 +184,7 @@ def dev(config: PhoneBookConfig, size: int, count_tokens: Callable[[str], int]) 
                 entries.append(entry)
                 total += count_tokens(entry.line)
     else:
-        where = Path(config.path).expanduser()
+        where = user_path(config.path)
         files = list(slice_files(where, PATTERN).values()) if where.is_dir() else [where]
         rest = [entry for entry in read_entries(files[-1]) if f"phone:{entry.name}" not in taken]
         cut = nested_slices(
@@ -208,7 +209,7 @@ def build(config: PhoneBookConfig, count_tokens: Callable[[str], int]) -> list[S
         cut = nested_slices([entry.line for entry in entries], config.sizes, count_tokens, what="lines")
         slices = {size: entries[:count] for size, count in cut.items()}
     else:
-        where = Path(config.path).expanduser()
+        where = user_path(config.path)
         if not where.exists():
             raise InputError(f"path {config.path!r}: no such file or folder")
         if config.slices == "published":

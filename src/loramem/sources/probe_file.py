@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from loramem.core.errors import Faults, nearest
+from loramem.core.shown import blank, quoted
 from loramem.metrics.text import same
 from loramem.sources.published import raise_faults
 from loramem.sources.remote import rows
@@ -43,20 +44,20 @@ def read_probes(
     for number, (place, row) in enumerate(rows(path, faults), start=1):
         answers = row.get("answers", [row["answer"]] if "answer" in row else None)
         question, document = row.get("question"), row.get("document")
-        if not isinstance(question, str) or not question.strip():
+        if not isinstance(question, str) or blank(question):
             faults.append(f"{place}: needs question (text)")
         elif (
             not isinstance(answers, list)
             or not answers
-            or not all(isinstance(a, str) and a.strip() for a in answers)
+            or any(not isinstance(a, str) or blank(a) for a in answers)
         ):
             faults.append(f"{place}: needs answers (a list of text) or answer (text)")
         elif not isinstance(document, str) or document not in there:
             faults.append(
-                f"{place}: document {document!r} is not among the documents; {nearest(str(document), list(known)[:50])}"
+                f"{place}: document {quoted(document)} is not among the documents; {nearest(str(document), list(known)[:50])}"
             )
         elif row.get("split", "test") not in SPLITS:
-            faults.append(f"{place}: split {row['split']!r}; {nearest(str(row['split']), SPLITS)}")
+            faults.append(f"{place}: split {quoted(row['split'])}; {nearest(str(row['split']), SPLITS)}")
         elif document not in known:
             continue
         elif split not in ("all", row.get("split", "test")):

@@ -10,6 +10,7 @@ from typing import Any
 
 from loramem.core.errors import Faults, InputError
 from loramem.core.files import read_json, read_text
+from loramem.core.shown import blank
 
 SHOWN = 20
 csv.field_size_limit(2**24)
@@ -45,13 +46,15 @@ def read_column(path: Path, column: str = "text") -> list[tuple[int, str]]:
             raise InputError(
                 f"{path}:1: no {column!r} column; it has {', '.join(repr(name[:40]) for name in header[:8])}"
             )
+        if header.count(column) > 1:
+            raise InputError(f"{path}:1: the column {column!r} stands twice")
         index = header.index(column)
         for row in reader:
             if not row:
                 continue
             if len(row) != len(header):
                 faults.append(f"{path}:{reader.line_num}: {len(row)} fields, expected {len(header)}")
-            elif not row[index].strip():
+            elif blank(row[index]):
                 faults.append(f"{path}:{reader.line_num}: empty {column!r}")
             else:
                 rows.append((reader.line_num, row[index].strip()))

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from loramem.core.errors import InputError
 from loramem.core.identity import digest
+from loramem.core.shown import quoted
 from loramem.sources.published import raise_faults
 from loramem.sources.remote import PublishedConfig, assemble, choose, lacking, locate, row_files, rows
 from loramem.sources.text import document, html_text, unwrapped
@@ -83,8 +84,8 @@ def _question(id: str, record: dict, faults: list[str], where: str) -> Question 
     ):
         wrong = "options: needs two texts or more"
     gold = record.get("gold_label")
-    if not wrong and gold is not None and not (isinstance(gold, int) and 1 <= gold <= len(options or ())):
-        wrong = f"gold_label {gold!r}: needs a number from 1 to {len(options or ())}"
+    if not wrong and gold is not None and not (type(gold) is int and 1 <= gold <= len(options or ())):
+        wrong = f"gold_label {quoted(gold)}: needs a number from 1 to {len(options or ())}"
     if wrong:
         faults.append(f"{where}: {id}: {wrong}")
         return None
@@ -133,7 +134,7 @@ def _leval(row: dict, where: str, faults: list[str]) -> Article | None:
     text = plain(row["input"])
     article = Article(f"leval-{digest(text)[:10]}", text.split("\n", 1)[0].strip()[:120], text, where=where)
     for number, (asked, answer) in enumerate(zip(row["instructions"], row["outputs"], strict=True), start=1):
-        marks = list(_OPTION.finditer(str(asked)))
+        marks = list(_OPTION.finditer(asked)) if isinstance(asked, str) else []
         letters = [mark[1] for mark in marks]
         given = _OPTION.match(str(answer))
         if len(letters) < 2 or letters != [chr(65 + n) for n in range(len(letters))]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import os
 import re
 import urllib.request
@@ -25,6 +24,11 @@ from pydantic import Field, StringConstraints
 from loramem.core.config import Config
 from loramem.core.errors import Faults, InputError, nearest
 from loramem.core.files import new_file, read_text
+from loramem.core.parsing import json_value
+from loramem.core.paths import user_path
+from loramem.core.places import local_root, store_place
+from loramem.core.secrets import masked
+from loramem.core.shown import blank
 from loramem.sources.types import Document, Probe, Source
 
 Row = tuple[str, dict]
@@ -33,6 +37,8 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
 PLACES = ("path", "sha256", "hub", "revision", "stories", "background", "probes")
 """Settings that say where something lies, not what it is: no part of a source's identity."""
 _TIMEOUT_SECONDS = 60
+_LONGEST_NAME = 80
+"""Characters of a downloaded file's name that are kept, its suffix among them; its folder is named by its checksum."""
 
 
 class PublishedConfig(Config):
@@ -63,8 +69,8 @@ def offline() -> bool:
 
 
 def downloads() -> Path:
-    """`$LORAMEM_STORE/downloads`, else ~/.cache/loramem/downloads: beside the modules."""
-    return Path(os.environ.get("LORAMEM_STORE") or Path.home() / ".cache" / "loramem") / "downloads"
+    """Folder `downloads` of the store (`$LORAMEM_STORE`, else ~/.cache/loramem; of a URL its cache): beside the modules."""
+    return local_root(store_place()) / "downloads"
 
 
 def download(url: str, sha256: str | None, *, to: Path | None = None) -> Path:
@@ -79,10 +85,17 @@ def download(url: str, sha256: str | None, *, to: Path | None = None) -> Path:
             "otherwise change results unseen"
         )
     wanted = sha256.lower()
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"path {masked(url)!r}: {error}") from None
     if parts.scheme not in ("http", "https"):
         raise InputError(f"path {url!r}: {nearest(parts.scheme, ['http', 'https'])}")
-    name = re.sub(r"[^\w.-]", "_", Path(unquote(parts.path)).name).lstrip(".") or "file"
+    if "@" in parts.netloc:  # the standard library takes it for a part of the host, and names it in its errors
+        raise InputError(
+            f"path {masked(url)!r}: no user and no password in a URL; fetch the file yourself and give its path"
+        )
+    name = re.sub(r"[^\w.-]", "_", Path(unquote(parts.path)).name).lstrip(".")[-_LONGEST_NAME:] or "file"
     target = (to or downloads()) / wanted / name
     if target.exists():  # it was renamed to here after its checksum had been verified
         return target
@@ -154,7 +167,7 @@ def locate(config: PublishedConfig, patterns: Sequence[str] = ("*.parquet", "*.j
         return download(path, config.sha256)
     if config.sha256:
         raise InputError(f"sha256 goes with a URL; path {path!r} is a local one")
-    where = Path(path).expanduser()
+    where = user_path(path)
     if not where.exists():
         raise InputError(f"path {path!r}: no such file or folder")
     return where
@@ -193,30 +206,27 @@ def _json(path: Path, text: str, faults: list[str]) -> Iterator[Row]:
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
-                    yield f"{path}:{number}", json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
-                    faults.append(f"{path}:{number}: not JSON ({error})")
+                    yield f"{path}:{number}", json_value(line, path, number)
+                except InputError as error:
+                    faults.append(str(error))
 
     found: Iterable[tuple[str, Any]]
     if path.suffix == ".jsonl":
         found = lines()
     else:
         try:
-            value = json.loads(text)
+            value = json_value(text, path)
             listed = list(value.values()) if isinstance(value, dict) and _records(value) else value
             found = (
                 [(f"{path}: item {n}", item) for n, item in enumerate(listed, start=1)]
                 if isinstance(listed, list)
                 else [(str(path), value)]
             )
-        except json.JSONDecodeError as error:
-            if not error.msg.startswith("Extra data"):
-                faults.append(f"{path}:{error.lineno}: not JSON ({error.msg})")
+        except InputError as error:
+            if "(Extra data" not in str(error):
+                faults.append(str(error))
                 return
             found = lines()  # one value a line, whatever the file is called
-        except RecursionError:
-            faults.append(f"{path}: JSON nested too deeply")
-            return
     for where, item in found:
         if isinstance(item, dict):
             yield where, item
@@ -242,6 +252,9 @@ def _table(path: Path, text: str, delimiter: str, faults: list[str]) -> Iterator
         reader = csv.reader(handle, strict=True)
     try:
         header = next(reader)
+        if twice := twice_in(header):
+            faults.append(f"{path}:1: the column {twice[:80]!r} stands twice")
+            return
         for row in reader:
             if len(row) == len(header):
                 yield f"{path}:{reader.line_num}", dict(zip(header, row, strict=True))
@@ -262,12 +275,22 @@ def _parquet(path: Path, faults: list[str]) -> Iterator[Row]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
-    except (pa.ArrowException, OSError) as error:
-        faults.append(f"{path}: not parquet ({str(error).splitlines()[0]})")
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # text of other bytes, dates beyond any calendar
+        reason = str(error).strip() or type(error).__name__
+        faults.append(f"{path}: not parquet ({reason.splitlines()[0]})")
+
+
+def twice_in(names: Sequence[str]) -> str:
+    """The first name that stands twice; "" if none does. Blank ones do not count: nobody asks for them.
+
+    >>> twice_in(["a", "b", "a"]), twice_in(["a", "", ""])
+    ('a', '')
+    """
+    return next((name for number, name in enumerate(names) if name.strip() and name in names[:number]), "")
 
 
 def lacking(row: dict, **kinds: type | tuple[type, ...]) -> str:
-    """Which of the named columns a row lacks, has of another type, or has empty; "" if none.
+    """Which of the named columns a row lacks, has of another type, or has without anything to be seen; "" if none.
 
     >>> lacking({"a": 1, "b": " "}, a=int, b=str, c=str)
     'needs b (text), c (text)'
@@ -276,7 +299,7 @@ def lacking(row: dict, **kinds: type | tuple[type, ...]) -> str:
     wrong = []
     for key, kind in kinds.items():
         value = row.get(key)
-        good = isinstance(value, kind) and not (isinstance(value, str) and not value.strip())
+        good = isinstance(value, kind) and not isinstance(value, bool) and not (isinstance(value, str) and blank(value))
         if not good:
             first = kind if isinstance(kind, type) else kind[0]
             wrong.append(f"{key} ({named.get(first, first.__name__)})")

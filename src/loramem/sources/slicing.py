@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from loramem.core.errors import Faults
 from loramem.core.identity import seed_from
+
+MOST_TOKENS = 10_000_000
+"""Of a source: what is more is a slip of the pen, and would take hours to be generated."""
+Size = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
 
 
 def spread(cases: Sequence[str], count: int | None) -> frozenset[str]:

@@ -12,8 +12,7 @@ import pandas as pd
 from loramem.core.files import read_jsonl, read_marker
 from loramem.metrics.capacity import cause, fit_memory_law, limit
 from loramem.metrics.intervals import DRAWS, bootstrap_means
-from loramem.modules.peft_format import WEIGHTS
-from loramem.modules.store import MODULE_MARKER, Store
+from loramem.modules.store import MODULE_MARKER, Store, weight_bytes
 from loramem.studies.plan import Plan
 from loramem.studies.study_file import CapacityChoice
 from loramem.studies.summary import scores_grid
@@ -30,14 +29,14 @@ def module_facts(plan: Plan, store: Store) -> pd.DataFrame:
     for module in plan.modules.values():
         if not store.has_module(module.id):
             continue
-        folder = store.module_folder(module.id)
+        folder = store.module_record(module.id)
         marker = read_marker(folder / MODULE_MARKER)
         log = read_jsonl(folder / "training.jsonl")
         spec = module.config.spec
         found.append({
             "source": module.source_key, "size_tokens": module.source.size_tokens, "budget": module.config.budget.label,
             "targets": _joined(spec.targets), "layers": _joined(spec.layers), "variant": spec.variant, "rank": spec.rank,
-            "seed": module.seed, "parameters": module.parameters, "bytes": (folder / WEIGHTS).stat().st_size,
+            "seed": module.seed, "parameters": module.parameters, "bytes": weight_bytes(folder),
             "facts": len(module.source.records), "ended": marker.get("ended", "steps"),
             "cause": cause(marker.get("ended", "steps"), log) if log and marker.get("ended") != "memorised" else None,
             "entropy_bits": sum(record.bits or 0.0 for record in module.source.records) or None,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from loramem.core.errors import InputError
-from loramem.core.files import read_json
+from loramem.core.files import damage_in, read_json
 from loramem.metrics.paired import holm
 from loramem.studies.pairing import difference_of, scores_by_fact, shared_facts
 from loramem.studies.results import ITEM_COLUMNS
@@ -48,8 +48,11 @@ def compare_runs(a: Path, b: Path, *, metrics: tuple[str, ...] = ()) -> dict:
         InputError: a folder is no run, or the runs share nothing.
     """
     items_a, items_b = (read_run(run)[1] for run in (a, b))
-    means_a, means_b = (_scores(items, metrics) for items in (items_a, items_b))
-    order = items_a[KEYS].drop_duplicates().itertuples(index=False, name=None)
+    with damage_in(a / "items.parquet"):
+        means_a = _scores(items_a, metrics)
+        order = list(items_a[KEYS].drop_duplicates().itertuples(index=False, name=None))
+    with damage_in(b / "items.parquet"):
+        means_b = _scores(items_b, metrics)
     shared = [key for key in order if key in means_a and key in means_b]
     tests = []
     for key in shared:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from loramem.core.files import read_marker
 from loramem.core.ledger import Ledger
-from loramem.modules.store import Store
+from loramem.modules.store import Store, weight_bytes
 from loramem.studies.execute import Outcome
 from loramem.studies.plan import Plan
 
@@ -19,11 +19,11 @@ def module_costs(plans: Iterable[Plan], store: Store) -> dict[str, dict[str, flo
     found: dict[str, dict[str, float]] = {}
     for identity in sorted({identity for plan in plans for identity in plan.modules}):
         if store.has_module(identity):
-            folder = store.module_folder(identity)
+            folder = store.module_record(identity)
             ledger = read_marker(folder / "ledger.json")
             found[identity] = {
                 "tokens": ledger["tokens"], "truncated_tokens": ledger["truncated_tokens"], "seconds": ledger["seconds"],
-                "bytes": (folder / "adapter_model.safetensors").stat().st_size,
+                "bytes": weight_bytes(folder),
             }  # fmt: skip
     return found
 

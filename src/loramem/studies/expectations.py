@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from loramem.core.config import Config
 from loramem.core.errors import nearest
+from loramem.core.shown import quoted
 from loramem.metrics.scorers import METRICS
 from loramem.studies.latency import LATENCY_METRICS
 from loramem.studies.pairing import difference_of, scores_by_fact
@@ -52,16 +53,22 @@ class Expectation(Config):
 
     @model_validator(mode="after")
     def _whole(self):
+        if self.metric not in METRICS and self.metric not in LATENCY_METRICS:
+            raise ValueError(
+                f"unknown metric {quoted(self.metric)}; {nearest(self.metric, [*METRICS, *LATENCY_METRICS])}"
+            )
         if (self.compare is None) == (self.at is None):
             raise ValueError("give compare (two cells) or at (one cell)")
         if self.at is not None and (self.at_least is None) == (self.at_most is None):
             raise ValueError("a bound needs at_least or at_most")
         for selector in [*(self.compare or ()), *([self.at] if self.at else [])]:
-            for key in selector:
+            for key, value in selector.items():
                 if key not in SELECTABLE:
                     raise ValueError(
-                        f"selector key {key!r} is no column of the results; {nearest(key, SELECTABLE)}"
+                        f"selector key {quoted(key)} is no column of the results; {nearest(key, SELECTABLE)}"
                     )
+                if not isinstance(value, str | int | float | None):
+                    raise ValueError(f"selector {key}: expected one value, not {quoted(value)}")
             if "asked" in selector and self.metric not in LATENCY_METRICS:
                 raise ValueError(
                     f"selector key 'asked' belongs to {', '.join(LATENCY_METRICS)}, not to {self.metric!r}"

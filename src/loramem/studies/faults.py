@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from loramem.core.errors import Faults, InputError, LoramemError, nearest
+from loramem.core.shown import quoted
 from loramem.modules.recipe import ModuleConfig
 from loramem.retrieval import Retrieval
 from loramem.sources.chunking import Chunking, check_partition
@@ -26,43 +28,7 @@ def faults_of_parts(file: StudyFile) -> list[str]:
             faults.extend(error.faults if isinstance(error, Faults) else [str(error)])
 
     for number, changes in enumerate(file.contrasts):
-        for path, value in changes.items():
-            names = value if isinstance(value, list) else [value]
-            if path == "sources":
-                if not isinstance(value, list) or not value:
-                    faults.append(f"contrasts[{number}].sources: give a list of sources, not {value!r}")
-                    continue
-                faults += [
-                    f"contrasts[{number}].sources: unknown source {name!r}; {nearest(str(name), file.sources)}"
-                    for name in names
-                    if name not in file.sources
-                ]
-            elif path == "sizes":
-                if not isinstance(value, list) or not value or not all(type(size) is int for size in value):
-                    faults.append(f"contrasts[{number}].sizes: give a list of sizes in tokens, not {value!r}")
-                    continue
-                known = {size for source in file.sources.values() for size in source.get("sizes", ())}
-                faults += [
-                    f"contrasts[{number}].sizes: no source has the size {size}; allowed: {', '.join(map(str, sorted(known)))}"
-                    for size in value
-                    if size not in known
-                ]
-            elif path == "partitions":
-                faults += [
-                    f"contrasts[{number}].partitions: {way!r} is no partition of this study; {nearest(str(way), listed(file.partition))}"
-                    for way in names
-                    if way not in listed(file.partition)
-                ]
-            elif path == "supervisions":
-                with contextlib.suppress(InputError):  # a faulty supervision is told elsewhere
-                    known_recipes = {choice.recipe for choice in supervisions_of(file)}
-                    faults += [
-                        f"contrasts[{number}].supervisions: {recipe!r} is no recipe of this study; {nearest(str(recipe), known_recipes)}"
-                        for recipe in names
-                        if str(recipe) not in known_recipes
-                    ]
-            elif path.split(".")[0] != "modules" or path.count(".") < 1:
-                faults.append(f"contrasts[{number}]: {path!r} is no path of modules, e.g. modules.budget")
+        faults += _faults_of_contrast(file, f"contrasts[{number}]", changes)
     if not faults:
         for key in file.sources:
             collect(points_of, file, key)
@@ -108,6 +74,42 @@ def faults_of_parts(file: StudyFile) -> list[str]:
     ]
     faults += _faults_of_pools(file)
     return faults
+
+
+def _faults_of_contrast(file: StudyFile, where: str, changes: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the paths of a contrast, and with what it is confined to."""
+    recipes: list[str] | None = None
+    with contextlib.suppress(InputError):  # a faulty supervision is told elsewhere
+        recipes = [choice.recipe for choice in supervisions_of(file)]
+    sizes = {one for source in file.sources.values() for one in _as_list(source.get("sizes")) if type(one) is int}
+    confined: dict[str, tuple[str, Sequence[Any] | None]] = {
+        "sources": ("unknown source {}", list(file.sources)),
+        "sizes": ("no source has the size {}", sorted(sizes)),
+        "partitions": ("{} is no partition of this study", listed(file.partition)),
+        "supervisions": ("{} is no recipe of this study", recipes),
+    }
+    faults: list[str] = []
+    for path, value in changes.items():
+        if path in confined:
+            said, known = confined[path]
+            numbers = all(type(one) is int for one in _as_list(value))
+            if not isinstance(value, list) or not value or (path == "sizes" and not numbers):
+                what = "sizes in tokens" if path == "sizes" else path
+                faults.append(f"{where}.{path}: give a list of {what}, not {quoted(value)}")
+            elif known is not None:
+                allowed = f"allowed: {', '.join(map(str, known[:20]))}" if path == "sizes" else ""
+                faults += [
+                    f"{where}.{path}: {said.format(quoted(one))}; {allowed or nearest(str(one), map(str, known))}"
+                    for one in value
+                    if one not in known
+                ]
+        elif path.split(".")[0] != "modules" or path.count(".") < 1:
+            faults.append(f"{where}: {quoted(path)} is no path of modules, e.g. modules.budget")
+    return faults
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _faults_of_lists(file: StudyFile) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from loramem.core.errors import Faults, InputError, nearest
+from loramem.core.parsing import yaml_value
+from loramem.core.shown import quoted
 
 # Fields whose own value may be a list; a list is an axis there only if it holds lists or group names.
 _LIST_VALUED = {"targets", "layers", "modules"}
@@ -42,23 +43,33 @@ def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path.strip() or any(not part for part in path.strip().split(".")):
         example = "modules.spec.rank=[2,8]" if option == "--set" else "temperature=0"
-        raise InputError(f"{option} {text!r}: give PATH=VALUE, e.g. {example}")
-    try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"{option} {text!r}: the value is not YAML ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{option} {quoted(text)}: give PATH=VALUE, e.g. {example}")
+    return path.strip(), yaml_value(value, lambda line: f"{option} {quoted(text)}")
+
+
+def scales_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each scale of a study file changes. Raises `Faults` where that is no `PATH: VALUE`."""
+    scales = document.get("scales") or {}
+    if not isinstance(scales, dict):
+        raise Faults(f"scales: expected NAME: {{PATH: VALUE}}, found {type(scales).__name__}")
+    if odd := [name for name, changes in scales.items() if not isinstance(changes, dict | None)]:
+        raise Faults(
+            [f"scales.{name}: expected PATH: VALUE, found {type(scales[name]).__name__}" for name in odd]
+        )
+    return {str(name): changes or {} for name, changes in scales.items()}
 
 
 def resolve(document: Mapping[str, Any], scale: str, assignments: Sequence[str]) -> dict:
     """The study's body with a scale and --set applied; `scales` itself is left out."""
     body = copy.deepcopy(dict(document))
-    scales = body.pop("scales", {}) or {}
+    scales = scales_of(body)
+    body.pop("scales", None)
     faults = []
     if scale != "quick":
         if scale not in scales:
             raise InputError(f"this study has no scale {scale!r}; {nearest(scale, ['quick', *scales])}")
         for path, value in scales[scale].items():
-            set_path(body, str(path), copy.deepcopy(value))
+            set_path(body, str(path), copy.deepcopy(value), where=f"scales.{scale}:")
     for text in assignments:
         try:
             set_path(body, *parse_assignment(text))
@@ -69,12 +80,26 @@ def resolve(document: Mapping[str, Any], scale: str, assignments: Sequence[str])
     return body
 
 
+MOST_POINTS = 10_000
+"""Points of one grid; what has more is a slip of the pen, and would not end."""
+
+
+def combinations(axes: Sequence[Sequence[Any]], where: str) -> Iterator[tuple[Any, ...]]:
+    """Every choice of one value from each list. Raises `Faults` where there are more than `MOST_POINTS`."""
+    count = math.prod(map(len, axes))
+    if count > MOST_POINTS:
+        raise Faults(f"{where}: the lists make {count:,} combinations; at most {MOST_POINTS:,} are taken")
+    return itertools.product(*axes)
+
+
 def is_axis(field: str, value: Any) -> bool:
     """Whether `value` is a list of alternatives rather than one value."""
     if not isinstance(value, list) or field == "snapshots":
         return False
     if field in _LIST_VALUED:
-        return bool(value) and all(isinstance(item, list) or item in _GROUPS for item in value)
+        return bool(value) and all(
+            isinstance(item, list) or (isinstance(item, str) and item in _GROUPS) for item in value
+        )
     return True
 
 
@@ -118,7 +143,7 @@ def expand(section: Mapping[str, Any], *, source: str) -> Iterator[dict[str, Any
                 axes.append((part, field, value))
             else:
                 fixed[part][field] = value
-    for chosen in itertools.product(*(values for _, _, values in axes)):
+    for chosen in combinations([values for _, _, values in axes], "modules"):
         point = copy.deepcopy(fixed)
         for (part, field, _), value in zip(axes, chosen, strict=True):
             point[part][field] = value

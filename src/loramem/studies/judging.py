@@ -106,8 +106,9 @@ def make_judge(choice: JudgeChoice, base: Base) -> Completer:
         return Endpoint(choice.endpoint_config())
     from loramem.synthesis.local import Local
 
-    own = choice.model == base.name
-    model = base if own else load_base(choice.model, device=str(base.device))
+    own = choice.model == base.name and base.computes
+    # where workers elsewhere compute, the judge is loaded here
+    model = base if own else load_base(choice.model, device=str(base.device) if base.computes else None)
     return Local(model, Sampling(temperature=choice.temperature))
 
 

@@ -51,11 +51,11 @@ LATENCY_METRICS = (SECONDS, DOUBLINGS, TOKENS)
 class LatencyChoice(Config):
     """How the time of an answer is measured."""
 
-    questions: Annotated[int, Field(ge=1)] = 30
+    questions: Annotated[int, Field(ge=1, le=10_000)] = 30
     """Asked of every reading; spread over the source, in held-out wording where there is one."""
-    repeats: Annotated[int, Field(ge=1)] = 5
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Rounds that count."""
-    warmup: Annotated[int, Field(ge=1)] = 1
+    warmup: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Rounds before them that do not."""
 
 

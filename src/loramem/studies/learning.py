@@ -176,8 +176,11 @@ class Synthesis:
 
     def load(self, name: str) -> Base:
         """Another base that writes or reads; loaded once."""
-        if name not in self._bases:
-            self._bases[name] = load_base(name, device=str(self.base.device))
+        known = self._bases.get(name)
+        if known is None:
+            self._bases[name] = load_base(name, device=str(self.base.device) if self.base.computes else None)
+        elif not known.computes:  # workers elsewhere compute with it; what writes here is loaded here
+            self._bases[name] = load_base(name, dtype=known.precision)
         return self._bases[name]
 
     def learn(

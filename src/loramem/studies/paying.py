@@ -28,7 +28,7 @@ def making(cell: Cell, store: Store, training: Training) -> dict:
     """
     jobs, ledgers = [], []
     for module in cell.modules:
-        folder = store.module_folder(module.id)
+        folder = store.module_record(module.id)
         steps = read_marker(folder / MODULE_MARKER).get("steps_taken", module.job.steps)
         jobs.append(replace(module.job, steps=steps))
         ledgers.append(read_marker(folder / "ledger.json"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +12,7 @@ from pydantic import Field, ValidationError
 from loramem.core.config import Config, faults_of
 from loramem.core.errors import Faults, InputError
 from loramem.modules.recipe import ModuleConfig
+from loramem.sources.slicing import Size
 from loramem.studies import grid
 from loramem.synthesis.recipes import canonical
 
@@ -28,7 +28,7 @@ class Sweep(Config):
 
     sweep: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
     """Rates to try, each with training seed 0 and everything else as in the grid."""
-    dev_tokens: Annotated[int, Field(ge=1)]
+    dev_tokens: Size
     """Tokens of the dev split: knowledge that no slice of the study holds (PITFALLS 44)."""
     by: Literal["loss", "exact_match"] = "loss"
     """What decides: the loss on the answers, or how many are given back exactly (the loss breaks ties). Where questions are asked
@@ -139,7 +139,7 @@ def _choices(settings: dict[str, Any]) -> tuple[list[dict[str, Any]], Sweep | No
                 ]
             )
     found = []
-    for chosen in itertools.product(*axes):
+    for chosen in grid.combinations(axes, "modules"):
         point = copy.deepcopy(settings)
         for part, name, value in chosen:
             point[part][name] = value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,10 @@ from loramem.answering.readings import STEMS
 from loramem.answering.routers import Routing
 from loramem.core.config import Config, faults_of
 from loramem.core.errors import Faults, InputError, nearest
+from loramem.core.shown import quoted
 from loramem.inference.generate import ModuleOn
 from loramem.modules.merged import Merging
+from loramem.studies.grid import combinations
 
 
 class ReadingChoice(Config):
@@ -99,14 +100,19 @@ def readings_of(entries: Sequence[str | Mapping[str, Any]]) -> tuple[ReadingChoi
         if unknown := [one for one in names if one not in STEMS]:
             at = "readings" if isinstance(entry, str) else f"{where}.reading"
             faults += [
-                f"{at}: unknown reading {one!r}; {nearest(str(one), STEMS.names())}" for one in unknown
+                f"{at}: unknown reading {quoted(one)}; {nearest(str(one), STEMS.names())}" for one in unknown
             ]
             continue
         if empty := [key for key, value in settings.items() if value == []]:
             faults += [f"{where}.{key}: an empty list has no values" for key in empty]
             continue
         axes = [value if isinstance(value, list) else [value] for value in settings.values()]
-        for chosen in itertools.product(*axes):
+        try:
+            every = combinations(axes, where)
+        except Faults as error:
+            faults += error.faults
+            continue
+        for chosen in every:
             try:
                 one = _choice(dict(zip(settings, chosen, strict=True)), where)
             except InputError as error:

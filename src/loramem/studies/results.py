@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from loramem.answering.readings import STEMS
 from loramem.base.model import Base
-from loramem.core.files import read_jsonl, read_marker, write_jsonl
+from loramem.core.files import new_file, read_jsonl, read_marker, write_jsonl
 from loramem.metrics.edits import harmonic_mean
 from loramem.metrics.scorers import JUDGE, METRICS, Metric, score
 from loramem.modules.store import MODULE_MARKER, READING_MARKER, Store
@@ -53,7 +54,7 @@ def _cell_columns(study: Study, cell: Cell, base: Base, store: Store) -> dict:
     trained = [module for module in cell.modules if store.has_module(module.id)]
     if trained:
         config = trained[0].config
-        markers = [read_marker(store.module_folder(module.id) / MODULE_MARKER) for module in trained]
+        markers = [read_marker(store.module_record(module.id) / MODULE_MARKER) for module in trained]
         taken = [m.get("steps_taken", module.job.steps) for m, module in zip(markers, trained, strict=True)]
         ended: str | None = "+".join(dict.fromkeys(marker.get("ended", "steps") for marker in markers))
         if cell.snapshot is not None:  # one later than an early end is the module as it ended
@@ -100,6 +101,8 @@ def collect(
     items: dict[str, list] = {column: [] for column in ITEM_COLUMNS}
     examples: list[dict] = []
     shown: dict[tuple, int] = defaultdict(int)
+    store.fetch("readings", (task.identity(base) for cell in plan.cells for task in cell.tasks))
+    store.fetch("modules", plan.modules)
     for cell in plan.cells:
         ids = {identity: task for task in cell.tasks if store.has_reading(identity := task.identity(base))}
         if not ids:
@@ -137,6 +140,12 @@ def as_frame(rows: list[dict]) -> pd.DataFrame:
     for column in ("alpha", "lr", "exposures", "value", "adaptive"):
         frame[column] = frame[column].astype("Float64")
     return frame
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table, whole or not at all."""
+    with new_file(path) as temporary:
+        frame.to_parquet(temporary, index=False)
 
 
 def _scored(metric: Metric, cell: Cell, predictions: dict[str, dict]) -> list[dict]:

@@ -11,18 +11,22 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from loramem.core.errors import Faults, InputError, LoramemError, nearest
-from loramem.core.files import write_json
+from loramem.core.files import write_json, write_text
+from loramem.core.secrets import masked
+from loramem.core.shown import told
+from loramem.core.storage import fatal
 from loramem.studies import spec
-from loramem.studies.execute import explain
 from loramem.studies.grid import parse_assignment, resolve
 from loramem.studies.progress import clock
-from loramem.studies.run import prepare_out
+from loramem.studies.run_folder import prepare_out
 from loramem.studies.spec import Study
+from loramem.studies.work import explain
 
 FIRST = ("q02",)
 """Run before the others: its grid is what q01 and q03 read, and its sweeps choose their rates."""
@@ -157,9 +161,11 @@ def run_series(
         say: Shows one line per study: its number, time so far, and what is left, estimated from the modules not trained yet.
 
     Raises:
-        InputError: `out` cannot be written. KeyboardInterrupt ends the series with what is finished kept.
+        InputError: `out` cannot be written.
+        StorageFailed: nothing can be kept any more. This and KeyboardInterrupt end the series with what is finished kept.
     """
     prepare_out(out)
+    command = masked(command)
     scale = next(iter(studies.values())).scale
     status = Status(
         scale,
@@ -185,11 +191,15 @@ def run_series(
             status.save(out)
             raise
         except Exception as error:
-            entry.update(state="failed", error=explain(error))
+            ended = fatal(error, out / name)
+            entry.update(state="failed", error=explain(ended or error))
+            if ended is not None:  # so would every study after it
+                with suppress(OSError):
+                    status.save(out)
+                raise ended from (None if ended is error else error)
             say(f"{name} failed: {explain(error)}")
             if not isinstance(error, LoramemError):  # ours are told in a line; of others the place is wanted
-                (out / name).mkdir(parents=True, exist_ok=True)
-                (out / name / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                write_text(out / name / "error.txt", told(traceback.format_exc()))
         else:
             (out / name / "error.txt").unlink(missing_ok=True)  # of an earlier try
             entry.update(state="done", holes=len(result.failures))

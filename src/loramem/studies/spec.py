@@ -8,12 +8,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from loramem.core.config import faults_of
 from loramem.core.errors import Faults, InputError, LoramemError, UnknownName, nearest
 from loramem.core.files import read_text
+from loramem.core.parsing import yaml_value
+from loramem.core.paths import user_path
+from loramem.core.secrets import ADVICE, masked, named
+from loramem.core.shown import quoted
 from loramem.metrics.scorers import METRICS
 from loramem.modules.recipe import ModuleConfig
 from loramem.retrieval import Retrieval
@@ -24,11 +27,15 @@ from loramem.studies.points import Point, points_of
 from loramem.studies.reading_choice import readings_of
 from loramem.studies.study_file import StudyFile, listed, product, supervisions_of
 
+MOST_ABOVE = 20
+"""Studies above one that extends another."""
+
 
 class Study:
     """A validated study: the file, its source configs, and the module grid of each source.
 
     Attributes:
+        body: The resolved file as it is kept and shown: without what gives access (a signed URL of published data).
         points: Per source the points of its grid and contrasts.
         readings: The ways of answering.
         retrievals: The ways passages are found.
@@ -39,7 +46,7 @@ class Study:
     """
 
     def __init__(self, file: StudyFile, body: dict, scale: str):
-        self.file, self.body, self.scale = file, body, scale
+        self.file, self.body, self.scale = file, masked(body), scale
         self.sources = {key: source_config(value, f"sources.{key}") for key, value in file.sources.items()}
         self.points = {key: points_of(file, key) for key in file.sources}
         self.readings = readings_of(file.readings)
@@ -66,7 +73,8 @@ class Study:
 
 def validate(body: Mapping[str, Any], scale: str) -> Study:
     """Check a resolved body. Raises `Faults` with every fault of the file at once."""
-    faults: list[str] = []
+    # also where they would not be used: the file is kept with the run
+    faults: list[str] = [f"{path} is not to be given: {ADVICE}" for path in named(body)]
     file = None
     try:
         file = StudyFile.model_validate(dict(body))
@@ -85,12 +93,12 @@ def validate(body: Mapping[str, Any], scale: str) -> Study:
             faults += error.faults
     for name in body.get("metrics") or () if isinstance(body.get("metrics"), list) else ():
         if name not in METRICS:
-            faults.append(f"metrics: unknown metric {name!r}; {nearest(str(name), METRICS.names())}")
+            faults.append(f"metrics: unknown metric {quoted(name)}; {nearest(str(name), METRICS.names())}")
     if isinstance(body.get("modules"), dict):
         unknown = set(body["modules"]) - set(ModuleConfig.model_fields)
         faults += [
-            f"modules.{key}: unknown key; {nearest(key, ModuleConfig.model_fields)}"
-            for key in sorted(unknown)
+            f"modules.{key}: unknown key; {nearest(str(key), ModuleConfig.model_fields)}"
+            for key in sorted(unknown, key=str)
         ]
         if file is not None and not unknown:
             faults += faults_of_parts(file)
@@ -112,10 +120,10 @@ def find(name: str) -> str:
     """The text of a study: a shipped one by name, or a file by path."""
     if name in shipped():
         return (resources.files("loramem.studies") / name / "study.yaml").read_text(encoding="utf-8")
-    path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    path = user_path(name, "study")
+    if path.suffix in (".yaml", ".yml") or (name and path.exists()):
         return read_text(path)
-    raise UnknownName(f"unknown study {name!r} (and no such file); {nearest(name, shipped())}")
+    raise UnknownName(f"unknown study {quoted(name)} (and no such file); {nearest(name, shipped())}")
 
 
 def read_document(name: str, *, seen: tuple[str, ...] = ()) -> dict:
@@ -126,16 +134,9 @@ def read_document(name: str, *, seen: tuple[str, ...] = ()) -> dict:
     """
     if name in seen:
         raise InputError(f"extends: {' -> '.join((*seen, name))} is a circle")
-    try:
-        document = yaml.safe_load(find(name))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{name}{where}: not YAML ({getattr(error, 'problem', None) or str(error).splitlines()[0]})"
-        ) from None
-    except RecursionError:
-        raise InputError(f"{name}: YAML nested too deeply") from None
+    document = yaml_value(find(name), lambda line: f"{name}:{line}" if line else name)
+    if document is None:
+        raise InputError(f"{name}: empty; a study file holds key: value settings")
     if not isinstance(document, dict):
         raise InputError(
             f"{name}: a study file holds key: value settings, this one holds {type(document).__name__}"
@@ -143,17 +144,17 @@ def read_document(name: str, *, seen: tuple[str, ...] = ()) -> dict:
     parent = document.pop("extends", None)
     if parent is None:
         return document
-    parent = str(parent)
+    if not isinstance(parent, str):
+        raise InputError(f"{name}: extends: give the name of a study or of a file, not {quoted(parent)}")
+    if len(seen) >= MOST_ABOVE:
+        raise InputError(f"{name}: extends: more than {MOST_ABOVE} studies that extend each other")
     if Path(parent).suffix in (".yaml", ".yml"):  # a path is meant from the file that names it
-        parent = str(Path(name).expanduser().parent / parent)
+        parent = str(user_path(name).parent / parent)
     inherited = read_document(parent, seen=(*seen, name))
     merged = {**inherited, **document}
     if "scales" in document:
-        scales = inherited.get("scales") or {}
-        own = document["scales"] or {}
-        merged["scales"] = {
-            key: {**(scales.get(key) or {}), **(own.get(key) or {})} for key in (*scales, *own)
-        }
+        scales, own = grid.scales_of(inherited), grid.scales_of(document)
+        merged["scales"] = {key: {**scales.get(key, {}), **own.get(key, {})} for key in (*scales, *own)}
     return merged
 
 

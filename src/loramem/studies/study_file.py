@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import re
+import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -11,8 +12,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from loramem.core.config import Config, faults_of, parse
 from loramem.core.errors import Faults, InputError
 from loramem.modules.recipe import ModuleConfig
+from loramem.sources.slicing import Size
 from loramem.sources.unrelated import HarmChoice
 from loramem.studies.expectations import Expectation
+from loramem.studies.grid import combinations
 from loramem.studies.latency import LatencyChoice
 from loramem.synthesis.completing import Sampling
 from loramem.synthesis.generators import SupervisionChoice
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
     from loramem.synthesis.endpoint import EndpointConfig
 
 SCALES = ("quick", "laptop", "paper")
+NAME = r"[a-z0-9][a-z0-9_-]*"
+"""What a study may be called: it names folders and pages."""
+SOURCE_NAME = r"\w[\w.+ -]{0,63}"
+"""What a source may be called in a study: it begins the names of cells and figures, and stands in paths of settings."""
 
 
 class Skip(Config):
@@ -83,14 +90,14 @@ class StrangerChoice(Config):
 
     questions: Annotated[int, Field(ge=2)] = 64
     """At most so many, spread over the split; one half sets a threshold, the other is judged by it."""
-    dev_tokens: Annotated[int, Field(ge=1)] = 1000
+    dev_tokens: Size = 1000
     """Tokens of the split."""
 
 
 class StudyFile(Config):
     """The resolved body of a study file, lists still lists."""
 
-    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    study: Annotated[str, Field(pattern=f"^{NAME}$", max_length=64)]
     """Short name; names the run folder."""
     question: str
     version: Annotated[int, Field(ge=1)] = 1
@@ -131,6 +138,23 @@ class StudyFile(Config):
     """Per source: from which score T_max is read, at which thresholds."""
     expect: tuple[Expectation, ...] = ()
 
+    @field_validator("sources")
+    @classmethod
+    def _named(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        faults = [
+            f"a source called {name[:80]!r}: letters, digits and . _ + - (and blanks within), 64 at most, the first one no mark"
+            for name in value
+            if not re.fullmatch(SOURCE_NAME, name) or name != name.strip()
+        ]
+        alike: dict[str, str] = {}
+        for name in value:
+            other = alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+            if other != name:
+                faults.append(f"sources called {other!r} and {name!r}: names that look alike; rename one")
+        if faults:
+            raise Faults(faults)
+        return value
+
     @field_validator("chunking", mode="before")
     @classmethod
     def _tokens(cls, value: Any) -> Any:
@@ -144,7 +168,7 @@ def product(kind: type[C], section: Mapping[str, Any], where: str) -> list[C]:
     """Every combination of the listed values of a section, each once. Raises `Faults` with what is wrong with any."""
     axes = [value if isinstance(value, list) else [value] for value in section.values()]
     found, faults = [], []
-    for chosen in itertools.product(*axes):
+    for chosen in combinations(axes, where):
         try:
             found.append(kind.model_validate(dict(zip(section, chosen, strict=True))))
         except InputError as error:

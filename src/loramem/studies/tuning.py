@@ -21,6 +21,7 @@ from loramem.modules.store import Store
 from loramem.sources.catalogue import Source, load_dev
 from loramem.studies.cells import Cell, ModulePlan
 from loramem.studies.execute import Outcome, read_missing, train_missing
+from loramem.studies.executors import Executor
 from loramem.studies.learning import Synthesis
 from loramem.studies.plan import plan_module
 from loramem.studies.points import Point
@@ -71,31 +72,30 @@ def plan_sweeps(study: Study, base: Base, synthesis: Synthesis | None = None) ->
 
 def tune(
     study: Study,
-    base: Base,
     store: Store,
     outcome: Outcome,
     progress: Progress,
+    executor: Executor,
     synthesis: Synthesis | None = None,
-    *,
-    rows: int,
 ) -> Study:
     """Run the sweeps and return the study with every setting chosen; a study without sweeps comes back as it is.
 
     Raises:
         RunFailed: no setting of a point could be trained.
     """
+    base = executor.base
     planned = plan_sweeps(study, base, synthesis)
     candidates = [candidate for found in planned.values() for candidate in found]
     if not candidates:
         return study
     modules = {module.id: module for candidate in candidates for module in candidate.modules}
     progress.say(f"sweeping settings on dev splits: {len(modules)} modules")
-    train_missing(modules.values(), base, store, outcome, progress, rows=rows)
+    train_missing(modules.values(), store, outcome, progress, executor)
     cells = [
         Cell("sweep", SWEEP_SEED, "module", c.modules[0].source_key, c.modules[0].source, c.tasks, c.modules)
         for c in candidates
     ]
-    read_missing(cells, base, store, outcome, progress, rows=rows)
+    read_missing(cells, base, store, outcome, progress, executor)
     points: dict[str, list[Point]] = {}
     chosen: list[dict] = []
     for key, own in study.points.items():

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 
 from loramem.core.config import Config
 from loramem.core.errors import InputError
+from loramem.core.secrets import remember
 from loramem.synthesis.completing import Ask, Failure, OnReply, Reply, Sampling
 from loramem.synthesis.listening import listen
 from loramem.synthesis.replies import (
@@ -93,6 +94,19 @@ class EndpointConfig(Config):
     @property
     def host(self) -> str:
         return urlsplit(self.url).hostname or ""
+
+    def key(self) -> str:
+        """The key of the environment; "" where there is none and none is needed.
+
+        Raises:
+            InputError: none where one is needed, or one that is no key.
+        """
+        key = os.environ.get(self.key_env, "").strip()
+        if not key and self.host.endswith("api.openai.com"):
+            raise InputError(f"{self.url} needs a key: set the environment variable {self.key_env}")
+        if not (key.isascii() and key.isprintable()):
+            raise InputError(f"the environment variable {self.key_env} holds characters that no key has")
+        return remember(key)
 
     def price(self, prompt_tokens: int, new_tokens: int) -> float | None:
         """What so many tokens cost; None without prices."""
@@ -174,37 +188,31 @@ class Endpoint:
         for schema in {id(ask.schema): ask.schema for ask in asks if ask.schema is not None}.values():
             check_schema(schema)
         if asks:
-            key = self._key()
+            key = self.config.key()
             listen(lambda tell: self._ask_all(asks, key, tell), take)
         return [replies[index] for index in range(len(asks))]
 
-    def _key(self) -> str:
-        name = self.config.key_env
-        key = os.environ.get(name, "").strip()
-        if not key and self.config.host.endswith("api.openai.com"):
-            raise InputError(f"{self.config.url} needs a key: set the environment variable {name}")
-        if not (key.isascii() and key.isprintable()):
-            raise InputError(f"the environment variable {name} holds characters that no key has")
-        return key
-
-    async def _ask_all(self, asks: Sequence[Ask], key: str, tell: Callable[[Told], None]) -> None:
+    async def _ask_all(self, asks: Sequence[Ask], key: str, tell: Callable[[Told], Awaitable[None]]) -> None:
         running: dict[asyncio.Task[Outcome], int] = {}
         doubts: list[tuple[int, Outcome]] = []  # hopeless, unless a request in flight is answered after all
 
         async def collect() -> None:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            told: list[Awaitable[None]] = []
             for task in done:
                 index, outcome = running.pop(task), task.result()
                 self._answered |= outcome.answered
                 if outcome.hopeless:
                     doubts.append((index, outcome))
                 else:
-                    tell((index, outcome.reply))
+                    told.append(tell((index, outcome.reply)))
             if doubts and not self._answered and not running:
                 raise InputError(doubts[0][1].hopeless)
             while doubts and self._answered:
                 index, outcome = doubts.pop(0)
-                tell((index, outcome.reply))
+                told.append(tell((index, outcome.reply)))
+            for one in told:  # nothing new is asked before what was paid for is kept
+                await one
 
         try:
             async with _client(self.config, key) as client:
@@ -287,7 +295,7 @@ def _client(config: EndpointConfig, key: str) -> Any:
         "api_key": key or _NO_KEY,
         "max_retries": config.retries,
         "timeout": openai.Timeout(None, connect=min(10.0, config.timeout / 2)),
-        "http_client": Hurried(),
+        "http_client": Hurried(follow_redirects=False),
     }
     if config.api_version is not None:
         return openai.AsyncAzureOpenAI(azure_endpoint=config.url, api_version=config.api_version, **common)

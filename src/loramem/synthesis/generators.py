@@ -160,7 +160,7 @@ def make_writer(
     if choice.generator == "reader" and dry:
         return Exact(source, seed=choice.seed)
     if choice.generator == "reader":
-        return Reader(Exact(source, seed=choice.seed), load(choice.model) if choice.model else base)
+        return Reader(Exact(source, seed=choice.seed), _model(choice, base, load))
     completer = make_completer(choice, base, load=load)
     most = min(choice.max_tokens, getattr(completer, "longest", choice.max_tokens))
     completer = Unasked(completer) if dry else completer
@@ -177,4 +177,9 @@ def make_completer(choice: SupervisionChoice, base: Base, *, load: Callable[[str
         return Endpoint(choice.endpoint_config())
     from loramem.synthesis.local import Local
 
-    return Local(load(choice.model) if choice.model else base, choice.sampling)
+    return Local(_model(choice, base, load), choice.sampling)
+
+
+def _model(choice: SupervisionChoice, base: Base, load: Callable[[str], Base]) -> Base:
+    """The base that writes or reads; one that was only planned with is loaded for it."""
+    return base if choice.model is None and base.computes else load(choice.model or base.name)

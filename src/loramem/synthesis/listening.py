@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -15,15 +15,17 @@ _PATIENCE = 5.0
 """Seconds for stopped work to end; not more, as looking up a host's name cannot be stopped."""
 
 
-def listen(work: Callable[[Callable[[T], None]], Coroutine], take: Callable[[T], None]) -> None:
+def listen(work: Callable[[Callable[[T], Awaitable[None]]], Coroutine], take: Callable[[T], None]) -> None:
     """Run `work(tell)` in a thread and an event loop of its own; whatever it tells is taken here, at once and in order.
 
-    The caller's own loop may run. An error of the work is raised here. Where the caller is interrupted, or `take`
-    fails, the work is cancelled; what it had told by then is still taken, and any further failure of `take` ignored.
+    What `tell` gives can be awaited until the thing was taken, so that work does not run far ahead of who keeps what comes
+    of it: a process that is killed loses no more than that. The caller's own loop may run. An error of the work is raised
+    here. Where the caller is interrupted, or `take` fails, the work is cancelled; what it had told by then is still taken,
+    and any further failure of `take` ignored.
 
     >>> async def count(tell):
     ...     for number in range(3):
-    ...         tell(number)
+    ...         await tell(number)
     >>> listen(count, print)
     0
     1
@@ -34,8 +36,20 @@ def listen(work: Callable[[Callable[[T], None]], Coroutine], take: Callable[[T],
     ended: Future[None] = Future()
 
     async def main() -> None:
-        begun.set_result((asyncio.get_running_loop(), asyncio.current_task()))
-        await work(inbox.put)
+        loop = asyncio.get_running_loop()
+
+        def tell(told: T) -> Awaitable[None]:
+            taken = loop.create_future()
+
+            def settle() -> None:
+                if not taken.done():  # the work was cancelled meanwhile
+                    taken.set_result(None)
+
+            inbox.put((told, lambda: loop.call_soon_threadsafe(settle)))
+            return taken
+
+        begun.set_result((loop, asyncio.current_task()))
+        await work(tell)
 
     def run() -> None:
         try:
@@ -54,13 +68,16 @@ def listen(work: Callable[[Callable[[T], None]], Coroutine], take: Callable[[T],
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        while (told := inbox.get()) is not ended:
+        while (given := inbox.get()) is not ended:
+            told, taken = given
             take(told)
+            with suppress(RuntimeError):  # the loop has ended by itself
+                taken()
         ended.result()
     except BaseException:
         stop()
         with suppress(Empty):
-            while (told := inbox.get_nowait()) is not ended:
+            while (given := inbox.get_nowait()) is not ended:
                 with suppress(Exception):
-                    take(told)
+                    take(given[0])
         raise

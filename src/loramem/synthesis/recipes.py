@@ -13,6 +13,7 @@ from typing import Literal
 
 from loramem.core.errors import Faults, nearest
 from loramem.core.registry import Registry
+from loramem.core.shown import quoted
 
 Form = Literal["chat", "text"]
 MOST = 100_000
@@ -113,20 +114,23 @@ def parse_recipe(text: str) -> tuple[Portion, ...]:
     """
     faults: list[str] = []
     found: dict[str, Portion] = {}
-    for part in str(text).split("+"):
+    parts = str(text).split("+")
+    if len(parts) > len(RECIPES.names()):
+        raise Faults(f"recipe {quoted(text)}: {len(parts):,} parts, and only {len(RECIPES.names())} that can be named once each")
+    for part in parts:
         name, colon, number = (piece.strip() for piece in part.partition(":"))
         name = name.lower()
         if name not in RECIPES:
-            faults.append(f"recipe {text!r}: unknown part {name!r}; {nearest(name, RECIPES.names())}")
+            faults.append(f"recipe {quoted(text)}: unknown part {quoted(name)}; {nearest(name, RECIPES.names())}")
             continue
         kind = RECIPES.get(name)
         n = int(number) if re.fullmatch(r"[0-9]{1,6}", number) else 0
         if kind.counted and not 1 <= n <= MOST:
-            faults.append(f"recipe {text!r}: give {name} a number from 1 to {MOST:,}, e.g. {name}:10")
+            faults.append(f"recipe {quoted(text)}: give {name} a number from 1 to {MOST:,}, e.g. {name}:10")
         elif not kind.counted and colon:
-            faults.append(f"recipe {text!r}: {name} takes no number")
+            faults.append(f"recipe {quoted(text)}: {name} takes no number")
         elif name in found:
-            faults.append(f"recipe {text!r}: {name} is named twice; give one number")
+            faults.append(f"recipe {quoted(text)}: {name} is named twice; give one number")
         else:
             found[name] = Portion(kind, n)
     if faults:

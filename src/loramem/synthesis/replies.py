@@ -6,18 +6,23 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonschema.validators import Draft202012Validator, validator_for
 
+from loramem.core.secrets import hidden, masked
+from loramem.core.shown import plain
 from loramem.synthesis.completing import Answer, Ask, Failure, FailureKind, Reply
 
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
 _TOO_LONG = re.compile(r"context.?(length|size|window)", re.IGNORECASE)
+T = TypeVar("T")
+_REDIRECTS = (301, 302, 303, 307, 308)
 _HOPELESS: dict[str | int, str] = {
     401: "the key is refused",
     403: "the key is refused",
     404: "no such model, or not the base URL of an API",
+    **dict.fromkeys(_REDIRECTS, "a redirect is not followed, for prompts and key would go with it"),
     "insufficient_quota": "nothing is left to spend",
     "unsupported_parameter": "a parameter is refused; see token_parameter and omit",
     "unsupported_value": "a parameter is refused; see omit",
@@ -45,14 +50,18 @@ class Outcome:
 
 
 class Teller:
-    """Makes text of a server fit to be shown: one line, cut, without the key."""
+    """Makes text of a server fit to be shown: one line, cut, without the key (nor anything else that looks like one)."""
 
     def __init__(self, key: str):
         self.key = key
 
     def __call__(self, text: object, length: int = 200) -> str:
-        line = " ".join((str(text).replace(self.key, "***") if self.key else str(text)).split())
+        line = plain(" ".join(masked(self.without_key(str(text))).split()))
         return line if len(line) <= length else line[: length - 3] + "..."
+
+    def without_key(self, value: T) -> T:
+        """A text, or texts in lists and mappings, without the key and other known secrets: what is kept of an answer."""
+        return hidden(value, self.key)
 
 
 def read_reply(content: bytes, ask: Ask, seconds: float, price: Price, line: Teller) -> Outcome:
@@ -74,7 +83,8 @@ def read_reply(content: bytes, ask: Ask, seconds: float, price: Price, line: Tel
         said = message_of(body.get("error")) or "no choices in the reply"
         return failed("http", f"200: {said}", answered=False)
     choice = _mapping(choices[0])
-    message, finish = _mapping(choice.get("message")), choice.get("finish_reason")
+    # a server that gives back what it was sent must not bring the key into what is kept
+    message, finish = line.without_key(_mapping(choice.get("message"))), choice.get("finish_reason")
     text = message.get("content")
     if message.get("refusal") or finish == "content_filter":
         return failed("refused", message.get("refusal") or "stopped by the server's filter")
@@ -84,6 +94,7 @@ def read_reply(content: bytes, ask: Ask, seconds: float, price: Price, line: Tel
         return failed("invalid", "the answer is empty")
     try:
         value = text if ask.schema is None else parse_json(text, without_limits(ask.schema))
+        value = line.without_key(value)  # JSON has ways of its own to spell characters
         # as it will be written
         json.dumps([text, value], ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
@@ -111,6 +122,8 @@ def read_error(error: Exception, seconds: float, line: Teller) -> Outcome | None
             return failed("refused", said)
         if status == 400 and _TOO_LONG.search(f"{error.code} {said}"):
             return failed("too-long", shown)
+        if status in _REDIRECTS:
+            shown = f"{status}: sends to {error.response.headers.get('location', 'another place')}"
         why = _HOPELESS.get(error.code or "") or _HOPELESS.get(status)
         return failed("http", shown, hopeless=f"{why} ({shown})" if why else "")
     if isinstance(error, openai.APITimeoutError):  # to connect: the one limit that is left to the library

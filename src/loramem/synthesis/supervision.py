@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from loramem.base.prompts import Encoded, PromptBuilder
-from loramem.core.errors import Faults, InputError
-from loramem.core.files import read_jsonl, write_jsonl
+from loramem.core.errors import Faults, InputError, nearest
+from loramem.core.files import json_lines, write_jsonl
 from loramem.core.identity import digest
+from loramem.core.shown import blank, quoted
 
 
 @dataclass(frozen=True)
@@ -150,49 +151,69 @@ def save(supervision: Supervision, path: Path) -> None:
     write_jsonl(path, (asdict(example) for example in supervision.examples))
 
 
+FORMS = ("chat", "cloze", "text")
 _PROVENANCE = ("document", "record", "generator", "prompt_hash", "recipe")
+SHOWN = 20
+"""Malformed lines that are told."""
 
 
 def load(path: Path) -> Supervision:
     """Read supervision from JSONL: each line needs `form`, `prompt`, `answer` (or `text`, or `question` and `answer`).
 
     Raises:
+        InputError: no file of JSON lines, or one without any.
         Faults: every malformed line, by number.
     """
-    known = {field.name for field in fields(Example)}
-    examples, faults = [], []
-    for number, row in enumerate(read_jsonl(path), start=1):
-        if not isinstance(row, dict):
-            faults.append(f"{path}: row {number}: not an object")
-            continue
-        row = dict(row)
-        if "question" in row:
-            row = {**row, "form": row.get("form", "chat"), "prompt": row.pop("question")}
-        if "text" in row:
-            row = {**row, "form": "text", "prompt": "", "answer": row.pop("text")}
-        row.setdefault("document", str(path.name))
-        row.setdefault("generator", "file")
-        row.setdefault("record", str(number))
-        row.setdefault("context", "")
-        span = row.pop("span", None)
-        if isinstance(span, list) and len(span) == 2 and all(isinstance(place, int) for place in span):
-            row["span"] = (span[0], span[1])
-        bad = [key for key in ("prompt", "answer", "context") if not isinstance(row.get(key), str)]
-        if bad or row.get("form") not in ("chat", "cloze", "text") or not row["answer"].strip():
-            faults.append(
-                f"{path}: row {number}: needs form (chat, cloze, text), prompt and a non-empty answer as text (and context, if given)"
-            )
-            continue
-        wrong = [key for key in _PROVENANCE if not isinstance(row.get(key, ""), str)]
-        wrong += ["tokens_spent"] if type(row.get("tokens_spent", 0)) is not int else []
-        if wrong:
-            faults.append(
-                f"{path}: row {number}: {', '.join(wrong)}: expected text (tokens_spent: a whole number)"
-            )
-            continue
-        examples.append(Example(**{key: value for key, value in row.items() if key in known}))
+    examples: list[Example] = []
+    faults: list[str] = []
+    for number, (line, row) in enumerate(json_lines(path), start=1):
+        wrong, example = _example(row, document=str(path.name), record=str(number))
+        if wrong or example is None:
+            faults.append(f"{path}:{line}: {wrong}")
+        else:
+            examples.append(example)
     if faults:
-        raise Faults(faults[:20] + ([f"... and {len(faults) - 20} more"] if len(faults) > 20 else []))
+        more = [f"... and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
+        raise Faults(faults[:SHOWN] + more)
     if not examples:
         raise InputError(f"{path}: holds no examples")
     return Supervision("file", tuple(examples))
+
+
+def _example(row: Any, *, document: str, record: str) -> tuple[str, Example | None]:
+    """(what is wrong with a row, "" if nothing is; the example that it is)."""
+    if not isinstance(row, dict):
+        return f"expected an object, found {type(row).__name__}", None
+    row = {"document": document, "record": record, "generator": "file", "context": "", "span": None, **row}
+    if "question" in row:
+        row = {**row, "form": row.get("form", "chat"), "prompt": row.pop("question")}
+    if "text" in row:
+        row = {**row, "form": "text", "prompt": "", "answer": row.pop("text")}
+    form, span = row.get("form"), row["span"]
+    wrong = []
+    if form not in FORMS:
+        wrong.append(f"form {quoted(form)}; {nearest(str(form), FORMS)}")
+    elif not isinstance(row.get("prompt"), str) or (form != "text" and blank(row["prompt"])):
+        wrong.append("needs a prompt (or question) that says something")
+    if not isinstance(row.get("answer"), str) or blank(row["answer"]):
+        wrong.append("needs an answer (or text) that says something")
+    if not isinstance(row["context"], str):
+        wrong.append("context: expected text")
+    if odd := [key for key in _PROVENANCE if not isinstance(row.get(key, ""), str)]:
+        wrong.append(f"{', '.join(odd)}: expected text")
+    if type(row.get("tokens_spent", 0)) is not int:
+        wrong.append("tokens_spent: expected a whole number")
+    if span is not None and not _is_span(span):
+        wrong.append("span: expected [start, end], characters of the document")
+    if wrong:
+        return "; ".join(wrong), None
+    known = {key: row[key] for key in _FIELDS if key in row}
+    return "", Example(**{**known, "span": None if span is None else (span[0], span[1])})
+
+
+_FIELDS = tuple(field.name for field in fields(Example))
+
+
+def _is_span(value: Any) -> bool:
+    whole = isinstance(value, list) and len(value) == 2 and all(type(place) is int for place in value)
+    return whole and 0 <= value[0] <= value[1]

@@ -13,6 +13,7 @@ from loramem.core.identity import seed_from
 from loramem.sources.almanac.phrasing import questions
 from loramem.sources.almanac.render import STYLES, article
 from loramem.sources.almanac.world import common_names, make_world
+from loramem.sources.slicing import Size
 from loramem.sources.types import Document, Probe, Record, Source
 
 COUNTS = {"person": 60, "town": 24, "firm": 16, "river": 8, "book": 20, "expedition": 12}
@@ -22,7 +23,7 @@ class AlmanacConfig(Config):
     """Articles of a generated world."""
 
     name: Literal["almanac"] = "almanac"
-    sizes: tuple[Annotated[int, Field(gt=0)], ...]
+    sizes: Annotated[tuple[Size, ...], Field(min_length=1)]
     """Tokens of the base per slice; slices are nested."""
     seed: int = 21
     """Of the world and its wording; world 1 is the common world."""

@@ -37,7 +37,7 @@ from loramem.sources.almanac.telling import (
     worlds,
 )
 from loramem.sources.almanac.world import Fact, World
-from loramem.sources.slicing import spread
+from loramem.sources.slicing import MOST_TOKENS, spread
 from loramem.sources.types import Probe, Source
 
 PARAGRAPH_FACTS = (3, 4)
@@ -52,7 +52,7 @@ class ChroniclesConfig(Config):
     """Long documents in nested sizes."""
 
     name: Literal["almanac-chronicles"] = "almanac-chronicles"
-    sizes: Annotated[tuple[Annotated[int, Field(ge=500)], ...], Field(min_length=1)]
+    sizes: Annotated[tuple[Annotated[int, Field(ge=500, le=MOST_TOKENS)], ...], Field(min_length=1)]
     """Length of each document in tokens of the base (one paragraph, some 90 tokens, longer at most); one source per
     size."""
     documents: Annotated[int, Field(ge=1, le=100)] = 1

@@ -1,0 +1,78 @@
+"""What a study would cost, before anything is spent: counted, and timed by a few probe steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from loramem.base.model import Base
+from loramem.core.errors import RunFailed
+from loramem.modules.store import Store
+from loramem.studies.learning import Synthesis
+from loramem.studies.plan import make_plan
+from loramem.studies.spec import Study
+from loramem.studies.tuning import plan_sweeps
+from loramem.training import TrainJob, train_modules
+from loramem.training.packing import Queue
+
+
+def dry_run(study: Study, base: Base, store: Store, *, rows: int, counted: set[str] | None = None) -> dict:
+    """What a run would train, read and cost on one base; nothing is kept. Swept settings count with every one tried.
+
+    Supervision that a model writes is counted as far as its answers are kept; no model is asked.
+
+    Args:
+        store: Where answers are kept; `Store(look=True)` makes no folder.
+        counted: Modules that other studies train already, which cost nothing here; those of this study are added.
+    """
+    synthesis = Synthesis(base, store.completions, pieces=study.file.chunking, dry=True)
+    sweeps = plan_sweeps(study, base, synthesis)
+    swept = {m.id: m for found in sweeps.values() for candidate in found for m in candidate.modules}
+    plan = make_plan(study, base, synthesis)
+    every = swept | plan.modules
+    counted = set() if counted is None else counted
+    jobs = [module.job for identity, module in every.items() if identity not in counted]
+    counted.update(every)
+    return {
+        "sweep_modules": len(swept), **plan.counts(), "shared_modules": len(every) - len(jobs), "supervision_not_made": len(plan.lost),
+        **{key: round(value, 3) for key, value in estimate(jobs, base, rows=rows).items()},
+    }  # fmt: skip
+
+
+PROBE_STEPS = 4
+
+
+def estimate(jobs: Sequence[TrainJob], base: Base, *, rows: int) -> dict:
+    """Seconds of training at most, from a few timed probe steps of those that train first. Modules that end early need less."""
+    queue = Queue(jobs, rows=rows)
+    pack: list[TrainJob] = []
+    while (job := queue.take(pack, lambda job: True)) is not None:
+        pack.append(job)
+    if not pack:
+        return {"train_seconds": 0.0, "seconds_per_probe_step": 0.0, "train_peak_bytes": 0}
+    # few examples are enough, and a teacher need not read all of its contexts for a probe
+    probe = [
+        replace(
+            job, steps=PROBE_STEPS, budget=None, distractors=None, examples=job.examples[: 2 * job.optimizer.batch],
+            teacher=job.teacher[: 2 * job.optimizer.batch],
+        )
+        for job in pack
+    ]  # fmt: skip
+    times: list[float] = []
+    failed: list[Exception] = []
+
+    def tick(rows_done: int, tokens: int) -> None:
+        times.append(time.perf_counter())
+
+    peak = train_modules(
+        base, probe, on_finish=lambda done: None, on_fail=lambda key, error: failed.append(error), on_step=tick, rows=rows
+    )  # fmt: skip
+    if not times:
+        raise RunFailed(f"the probe step failed: {failed[0]}")
+    per_step = (times[-1] - times[0]) / max(1, len(times) - 1)
+    per_cell = per_step / sum(job.optimizer.batch * job.length for job in pack)
+    padded = sum(job.steps * job.optimizer.batch * job.length for job in jobs)
+    return {
+        "side_by_side": len(pack), "seconds_per_probe_step": per_step, "train_seconds": per_cell * padded, "train_peak_bytes": peak,
+    }  # fmt: skip
