@@ -82,6 +82,7 @@ def shown(data: bytes) -> str:
 def fuzz(name: str, seconds: int, folder: Path, runs: int) -> None:
     """Fuzz one target in this process, which ends with it."""
     import atheris
+
     from reliability.targets import TARGETS, attempt
 
     work, seeds = folder / "work", folder / "seeds"

@@ -48,7 +48,7 @@ def start(settings: dict, folder: Path, **environment: str) -> subprocess.Popen:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings))
     tests = Path(__file__).parents[1]
-    own = {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent / 'src'}", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+    own = {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent / 'src'}", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(settings["threads"]))  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-m", "reliability.once", str(path)], cwd=folder, env={**os.environ, **own, **threads, **environment},

@@ -208,9 +208,10 @@ def load_base(
         model: Any
         if weights:
             packing = _four_bits(precision, where) if quantised else {}
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, config=config, dtype=precision, use_safetensors=True, output_loading_info=True, **options, **packing
             )
+            model, report = loaded
             lost = sorted(map(str, report["missing_keys"]))
             if lost:  # the library would draw them at random
                 raise InputError(

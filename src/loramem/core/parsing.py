@@ -155,8 +155,8 @@ def yaml_value(text: str, place: Place) -> Any:
     except RecursionError:
         raise InputError(f"{place(None)}: YAML nested too deeply") from None
     except (ValueError, OverflowError):  # an escape such as \\UFFFFFFFF, which is no character
-        line = loader.line + 1 if loader is not None else None
-        raise InputError(f"{place(line)}: not YAML (an escape that names no character)") from None
+        escaped = loader.line + 1 if loader is not None else None
+        raise InputError(f"{place(escaped)}: not YAML (an escape that names no character)") from None
 
 
 class _Loader(yaml.SafeLoader):

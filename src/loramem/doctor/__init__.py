@@ -7,7 +7,6 @@ asked only for a base that is named by its hub id.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from loramem.core.errors import InputError
 from loramem.core.paths import user_path

@@ -352,6 +352,13 @@ class Store:
         except InputError as error:
             raise Corrupt(f"reading {identity[:12]}: {error}; {MEND}") from None
 
+    def training_log(self, identity: str) -> list[dict]:
+        """Loss, rate and norm by step of a finished module. Raises `Corrupt` where they cannot be read."""
+        try:
+            return read_jsonl(self.module_record(identity) / "training.jsonl")
+        except InputError as error:
+            raise Corrupt(f"module {identity[:12]}: {error}; {MEND}") from None
+
     # -- supervision -----------------------------------------------------------------------------
     def put_supervision(self, identity: str, examples: Iterable[dict]) -> None:
         """Keep the examples that modules learnt, under their hash, so that they can be looked up; what is there stays."""

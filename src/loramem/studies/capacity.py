@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from loramem.core.files import read_jsonl, read_marker
+from loramem.core.files import read_marker
 from loramem.metrics.capacity import cause, fit_memory_law, limit
 from loramem.metrics.intervals import DRAWS, bootstrap_means
 from loramem.modules.store import MODULE_MARKER, Store, weight_bytes
@@ -31,7 +31,7 @@ def module_facts(plan: Plan, store: Store) -> pd.DataFrame:
             continue
         folder = store.module_record(module.id)
         marker = read_marker(folder / MODULE_MARKER)
-        log = read_jsonl(folder / "training.jsonl")
+        log = store.training_log(module.id)
         spec = module.config.spec
         found.append({
             "source": module.source_key, "size_tokens": module.source.size_tokens, "budget": module.config.budget.label,

@@ -81,7 +81,9 @@ def _faults_of_contrast(file: StudyFile, where: str, changes: Mapping[str, Any])
     recipes: list[str] | None = None
     with contextlib.suppress(InputError):  # a faulty supervision is told elsewhere
         recipes = [choice.recipe for choice in supervisions_of(file)]
-    sizes = {one for source in file.sources.values() for one in _as_list(source.get("sizes")) if type(one) is int}
+    sizes = {
+        one for source in file.sources.values() for one in _as_list(source.get("sizes")) if type(one) is int
+    }
     confined: dict[str, tuple[str, Sequence[Any] | None]] = {
         "sources": ("unknown source {}", list(file.sources)),
         "sizes": ("no source has the size {}", sorted(sizes)),

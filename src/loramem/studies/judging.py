@@ -157,7 +157,7 @@ def _readings(plan: Plan, base: Base, store: Store, progress: Progress, *, name:
         if id in found or not store.has_reading(id):
             continue
         folder = store.reading_folder(id)
-        said = {row["probe"]: row for row in read_jsonl(folder / "predictions.jsonl")}
+        said = {row["probe"]: row for row in store.predictions(id)}
         probes = [p for p in task.probes if METRICS.get(JUDGE).applies(p) and not said[p.id].get("failure")]
         if probes:
             found[id] = _reading(folder / "scores" / name, probes, said, progress)

@@ -29,7 +29,6 @@ from loramem.answering.readings import STEMS
 from loramem.base.model import Base
 from loramem.core.config import Config
 from loramem.core.errors import InputError, LoramemError
-from loramem.core.files import read_jsonl
 from loramem.metrics.breakeven import spread
 from loramem.modules.store import Store
 from loramem.sources.types import Probe
@@ -226,8 +225,8 @@ def _as_read(way: Way, last: Pass, store: Store) -> float:
     questions that share them, which may be others here."""
     known: dict[str, str] = {}
     for task in way.tasks:
-        folder = store.reading_folder(task.identity(way.base))
-        known |= {row["probe"]: row.get("prediction", "") for row in read_jsonl(folder / "predictions.jsonl")}
+        rows = store.predictions(task.identity(way.base))
+        known |= {row["probe"]: row.get("prediction", "") for row in rows}
     same = [
         said is None or said.text == known[posed.probe.id]
         for posed, said in zip(way.posed, last.said, strict=True)

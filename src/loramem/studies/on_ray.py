@@ -255,7 +255,9 @@ class OnRay:
             for seat in self.seats:
                 if (waiting or again) and seat.pack is None and self._is_ready(seat):
                     self._give(seat, (again or waiting).popleft(), task)
-            watched = {seat.stream or seat.ready: seat for seat in self.seats if seat.pack or waiting or again}
+            watched = {
+                seat.stream or seat.ready: seat for seat in self.seats if seat.pack or waiting or again
+            }
             arrived, _ = self.ray.wait([*watched], timeout=POLL, fetch_local=False)
             for reference in arrived:
                 seat = watched[reference]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from loramem.answering.readings import STEMS
 from loramem.base.model import Base
-from loramem.core.files import new_file, read_jsonl, read_marker, write_jsonl
+from loramem.core.files import new_file, read_marker, write_jsonl
 from loramem.metrics.edits import harmonic_mean
 from loramem.metrics.scorers import JUDGE, METRICS, Metric, score
 from loramem.modules.store import MODULE_MARKER, READING_MARKER, Store
@@ -109,11 +109,7 @@ def collect(
             continue
         shown_ids = next(iter(ids)) if len(ids) == 1 else json.dumps(list(ids))
         columns = {**_cell_columns(study, cell, base, store), "reading_id": shown_ids}
-        predictions = {
-            row["probe"]: row
-            for identity in ids
-            for row in read_jsonl(store.reading_folder(identity) / "predictions.jsonl")
-        }
+        predictions = {row["probe"]: row for identity in ids for row in store.predictions(identity)}
         judging.add_to(predictions, ids)
         if any(task.pool for task in cell.tasks):
             add_fits(predictions, [probe for task in cell.tasks for probe in task.probes])

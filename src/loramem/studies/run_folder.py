@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from loramem.core.errors import InputError
-from loramem.core.files import clear_temporary, read_jsonl, read_marker, write_json
+from loramem.core.files import clear_temporary, read_marker, write_json
 from loramem.modules.store import Store
 from loramem.studies.capacity import capacity, derived_rows
 from loramem.studies.costs import costs_of, module_costs
@@ -182,6 +182,6 @@ def training_curves(plan: Plan, store: Store) -> list[dict]:
                 "rank": module.config.spec.rank, "seed": module.seed, "steps": marker.get("steps_taken", module.job.steps),
                 "budget": module.config.budget.label, "ended": marker.get("ended", "steps"),
                 "parameters": module.parameters, "final_loss": marker.get("final_loss"), "ledger": read_marker(folder / "ledger.json"),
-                "log": read_jsonl(folder / "training.jsonl"),
+                "log": store.training_log(module.id),
             })  # fmt: skip
     return curves

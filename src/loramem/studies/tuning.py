@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from loramem.answering.readings import ReadingTask
 from loramem.base.model import Base
 from loramem.core.errors import RunFailed
-from loramem.core.files import read_jsonl
 from loramem.metrics.scorers import METRICS
 from loramem.modules.recipe import ModuleConfig
 from loramem.modules.store import Store
@@ -165,7 +164,7 @@ def answer_loss(tasks: tuple[ReadingTask, ...], base: Base, store: Store) -> flo
         reading = task.identity(base)
         if not store.has_reading(reading):
             return None
-        rows = read_jsonl(store.reading_folder(reading) / "predictions.jsonl")
+        rows = store.predictions(reading)
         own = [-sum(row["gold_nats"]) / len(row["gold_nats"]) for row in rows if row.get("gold_nats")]
         assert len(own) == len(task.probes), (len(own), len(task.probes))
         losses += own
@@ -180,6 +179,6 @@ def answers_right(tasks: tuple[ReadingTask, ...], base: Base, store: Store) -> f
         reading = task.identity(base)
         if not store.has_reading(reading):
             return None
-        rows = {row["probe"]: row for row in read_jsonl(store.reading_folder(reading) / "predictions.jsonl")}
+        rows = {row["probe"]: row for row in store.predictions(reading)}
         scores += [metric.score(p, rows[p.id]) or 0.0 for p in task.probes if metric.applies(p)]
     return sum(scores) / len(scores) if scores else None
