@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from loramem.cli import main
 from tiny import FAMILIES, make_checkpoint
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 
 
 @pytest.fixture(scope="session")

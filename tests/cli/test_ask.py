@@ -238,7 +238,7 @@ def test_damaged_modules_are_named(ask, papers, ids, pairs, tmp_path):
     folder = copy / "modules" / ids[document]
     (folder / "adapter_model.safetensors").write_bytes(b"\0" * 50)
     code, _, error = ask(question, "--modules", "all", store=copy)
-    assert code == 2 and f"module {ids[document][:12]}" in error and "train it again" in error
+    assert code == 2 and f"module {ids[document][:12]}" in error and "doctor --repair" in error
     (folder / "routing.txt").unlink()
     code, _, error = ask(question, "--modules", "all", store=copy)
     assert code == 2 and f"but {ids[document][:12]} kept no text" in error and "perplexity" in error

@@ -83,7 +83,9 @@ def test_of_many_faults_as_many_are_told_as_fit():
 def test_of_many_names_those_that_come_near_are_told():
     names = [f"source-{number}" for number in range(1000)]
     told = nearest("sorce-123", names)
-    assert told.startswith("allowed: source-123, ") and told.endswith(", ... (1,000 in all). Did you mean 'source-123'?")
+    assert told.startswith("allowed: source-123, ") and told.endswith(
+        ", ... (1,000 in all). Did you mean 'source-123'?"
+    )
     assert len(nearest("x" * 10**6, names)) < 200
 
 
@@ -101,7 +103,12 @@ def test_what_nobody_sees_is_blank():
 
 
 def test_damage_is_named_with_its_file_and_keeps_its_cause(tmp_path):
-    with pytest.raises(InputError, match=r"x.json: damaged, or written by another version \(KeyError: 'a'\)") as caught, damage_in(tmp_path / "x.json"):
+    with (
+        pytest.raises(
+            InputError, match=r"x.json: damaged, or written by another version \(KeyError: 'a'\)"
+        ) as caught,
+        damage_in(tmp_path / "x.json"),
+    ):
         {}["a"]  # noqa: B018
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(InputError, match="^mine$"), damage_in(tmp_path / "x.json"):

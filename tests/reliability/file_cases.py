@@ -39,12 +39,19 @@ def trained(content: Content, *says: str) -> Case:
 def asked(content: Content, *says: str, name: str = "q.jsonl") -> Case:
     """A file of questions about a folder of one document, a.md."""
     files: dict[str, Content] = {"docs/a.md": "# A\n\nAda is here.\n", name: content}
-    return Case(f"data prepare folder --from docs --to out --base {{base}} --set probes={name}", says, files, about=("--set",))
+    return Case(
+        f"data prepare folder --from docs --to out --base {{base}} --set probes={name}",
+        says,
+        files,
+        about=("--set",),
+    )
 
 
 def folder(files: dict[str, Content], *says: str, more: str = "") -> Case:
     """A folder of documents."""
-    return Case(f"synth docs --recipe raw --out new/s.jsonl --base {{base}} {more}", says, files, about=("source",))
+    return Case(
+        f"synth docs --recipe raw --out new/s.jsonl --base {{base}} {more}", says, files, about=("source",)
+    )
 
 
 def parquet(*columns: Any, **named: Any) -> Callable[[Path], None]:

@@ -69,7 +69,9 @@ def read_result(log: str, folder: Path) -> Result:
     if (folder / FINDINGS).exists():
         lines = (folder / FINDINGS).read_text(encoding="utf-8").splitlines()
         result.findings += [json.loads(line) for line in lines]
-    for path in sorted(folder.glob("stopped-*")):  # what the library itself stopped: too long, too much memory
+    for path in sorted(
+        folder.glob("stopped-*")
+    ):  # what the library itself stopped: too long, too much memory
         kind = path.name.split("-")[1]
         result.findings.append({"error": kind, "where": "?", "input": shown(path.read_bytes())})
     return result
@@ -99,7 +101,11 @@ def fuzz(name: str, seconds: int, folder: Path, runs: int) -> None:
             where = f"{type(error).__name__} at {place_of(error)}"
             if where not in places:
                 places.add(where)
-                found = {"error": f"{type(error).__name__}: {str(error)[:200]}", "where": place_of(error), "input": shown(data)}
+                found = {
+                    "error": f"{type(error).__name__}: {str(error)[:200]}",
+                    "where": place_of(error),
+                    "input": shown(data),
+                }
                 with open(folder / FINDINGS, "a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(json.dumps(found) + "\n")
 
@@ -142,7 +148,10 @@ def run(names: Sequence[str], seconds: int) -> dict[str, Result]:
         for name in names or list(TARGETS):
             found[name] = in_a_copy(name, seconds, folder / name)
             one = found[name]
-            print(f"{name:24} {one.executions:>9,} tried, {one.seed_edges} -> {one.edges} edges, {len(one.findings)} findings", file=sys.stderr)
+            print(
+                f"{name:24} {one.executions:>9,} tried, {one.seed_edges} -> {one.edges} edges, {len(one.findings)} findings",
+                file=sys.stderr,
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return found
@@ -155,7 +164,9 @@ def main() -> None:
     given = parser.parse_args()
     sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[2] / "src")]
     found = run(given.targets, given.seconds)
-    print(json.dumps({"seconds": given.seconds, "targets": {name: asdict(one) for name, one in found.items()}}))
+    print(
+        json.dumps({"seconds": given.seconds, "targets": {name: asdict(one) for name, one in found.items()}})
+    )
     sys.exit(any(one.findings for one in found.values()))
 
 

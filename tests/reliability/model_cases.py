@@ -86,10 +86,14 @@ def other_architecture(kind: str) -> Spoil:
         if kind == "bert":
             model = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=vocabulary, **small))
         elif kind == "t5":
-            config = transformers.T5Config(vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+            config = transformers.T5Config(
+                vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+            )
             model = transformers.T5ForConditionalGeneration(config)
         else:
-            model = transformers.ViTForImageClassification(transformers.ViTConfig(image_size=8, patch_size=4, **small))
+            model = transformers.ViTForImageClassification(
+                transformers.ViTConfig(image_size=8, patch_size=4, **small)
+            )
         (folder / "model.safetensors").unlink()
         model.save_pretrained(folder)
 
@@ -231,6 +235,7 @@ MODULES: Cases = {
     "module-without-a-name": Case("modules show --store store", ("no module ''",), spoil={"store": as_it_is}, more=("",), about=("module",)),
     "module-a-path": Case("modules show ../../etc --store store", ("no module '../../etc'",), spoil={"store": as_it_is}, about=("module",)),
     "module-without-that-snapshot": Case("modules show a1@7 --store store", ("has no snapshot '7'",), spoil={"store": as_it_is}, about=("module",)),
+    "module-a-snapshot-of-5000-digits": Case(f"modules export a1@{'9' * 5000} --to out --store store", ("has no snapshot '999",), spoil={"store": as_it_is}, about=("module",)),
     "module-a-snapshot-that-is-a-path": Case("modules export a1@../../x --to out --store store", ("has no snapshot '../../x'",), spoil={"store": as_it_is}, about=("module",)),
     "module-of-100-kilobytes": Case(f"modules show {'z' * 100_000} --store store", ("no module 'zzz",), spoil={"store": as_it_is}, about=("module",)),
     "export-for-an-unknown-reader": Case("modules export a1 --to out --for tgi --store store", ("--for 'tgi'; allowed: peft, vllm",), spoil={"store": as_it_is}, about=("--for",)),
@@ -264,7 +269,9 @@ MODULES: Cases = {
 
 
 # -- run folders -------------------------------------------------------------------------------------------------
-def run(command: str, spoil: Spoil, *says: str, about: tuple[str, ...] = ("run",), files: dict | None = None) -> Case:
+def run(
+    command: str, spoil: Spoil, *says: str, about: tuple[str, ...] = ("run",), files: dict | None = None
+) -> Case:
     return Case(command, says, files or {}, spoil={"run": spoil}, about=about)
 
 

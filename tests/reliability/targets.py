@@ -126,7 +126,10 @@ def put(where: Path, name: str, data: bytes) -> Path:
 
 def text_of(data: bytes) -> str:
     """Any text, lone surrogates among it."""
-    return data.decode("utf-8", "surrogatepass" if data[:1] == b"\xed" else "surrogateescape")
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "surrogateescape")
 
 
 def value_of(data: bytes) -> Any:
@@ -146,8 +149,14 @@ def fixture(*names: str) -> list[bytes]:
 
 
 # -- files -----------------------------------------------------------------------------------------------------
-for _name, _read, _form in (("text", files.read_text, "bytes"), ("json", files.read_json, "json"), ("jsonl", files.read_jsonl, "jsonl")):
-    target(_name, ['{"a": [1, 2.5, null, "ü", "\\ud83d\\ude00"]}'], _form)(lambda data, where, read=_read: read(put(where, "f", data)))
+for _name, _read, _form in (
+    ("text", files.read_text, "bytes"),
+    ("json", files.read_json, "json"),
+    ("jsonl", files.read_jsonl, "jsonl"),
+):
+    target(_name, ['{"a": [1, 2.5, null, "ü", "\\ud83d\\ude00"]}'], _form)(
+        lambda data, where, read=_read: read(put(where, "f", data))
+    )
 
 
 @target("yaml", ["a: &a [1, 2.5, ~, yes]\nb: *a\nc:\n  <<: {d: 1}\n  e: |\n    text\n# more\n"])
@@ -174,7 +183,14 @@ def _parquet() -> bytes:
     import pyarrow.parquet as pq
 
     held = io.BytesIO()
-    table = pa.table({"context": ["Ada is here.", "x"], "question": ["Who?", "Where?"], "answers": [["Ada"], ["here"]], "n": [1, 2]})
+    table = pa.table(
+        {
+            "context": ["Ada is here.", "x"],
+            "question": ["Who?", "Where?"],
+            "answers": [["Ada"], ["here"]],
+            "n": [1, 2],
+        }
+    )
     pq.write_table(table, held, compression="none")
     return held.getvalue()
 
@@ -196,8 +212,12 @@ def _(data: bytes, where: Path) -> None:
 
 
 for _suffix in ("jsonl", "json", "csv", "tsv"):
-    _seed = {"csv": "document,question,answer\na.md,Who?,Ada\n", "tsv": "document\tquestion\tanswer\na.md\tWho?\tAda\n"}.get(
-        _suffix, '{"document": "a.md", "question": "Who?", "answers": ["Ada"], "level": "recall", "split": "test", "id": 1}\n'
+    _seed = {
+        "csv": "document,question,answer\na.md,Who?,Ada\n",
+        "tsv": "document\tquestion\tanswer\na.md\tWho?\tAda\n",
+    }.get(
+        _suffix,
+        '{"document": "a.md", "question": "Who?", "answers": ["Ada"], "level": "recall", "split": "test", "id": 1}\n',
     )
     target(f"questions-{_suffix}", [_seed], "jsonl" if _suffix == "jsonl" else "bytes")(
         lambda data, where, suffix=_suffix: read_probes(
@@ -223,15 +243,27 @@ _source("counterfact", "c.json", fixture("counterfact/records.json"), "json", si
 _source("squad", "s.json", fixture("squad/v2.json", "squad/passages.json"), "json")
 _source("squad", "s.jsonl", fixture("squad/flat.jsonl"), "jsonl")
 _source("squad", "s.parquet", [_parquet()])
-_source("quality", "q.jsonl", fixture("quality/official.jsonl", "quality/flat.jsonl", "quality/leval.jsonl"), "jsonl")
+_source(
+    "quality",
+    "q.jsonl",
+    fixture("quality/official.jsonl", "quality/flat.jsonl", "quality/leval.jsonl"),
+    "jsonl",
+)
 _source("paperqa", "p.json", fixture("paperqa/paperQA_0-1.json"), "json")
-_source("narrativeqa", "n.jsonl", fixture("narrativeqa/hub.jsonl", "narrativeqa/passages.jsonl", "narrativeqa/texts.jsonl"), "jsonl")
+_source(
+    "narrativeqa",
+    "n.jsonl",
+    fixture("narrativeqa/hub.jsonl", "narrativeqa/passages.jsonl", "narrativeqa/texts.jsonl"),
+    "jsonl",
+)
 _source("narrativeqa", "n.tsv", fixture("narrativeqa/questions.tsv"))
 _source("babilong", "qa1_4k.json", fixture("babilong/data/qa1/4k.json"), "json")
 _source("babilong", "qa1_x.txt", fixture("babilong/babi/qa1_single-supporting-fact_test.txt"))
 
 
-@target("counterfact-snippets", [[{"relation_id": "P1", "target_id": "Q1", "samples": [{"text": "t"}]}]], "json")
+@target(
+    "counterfact-snippets", [[{"relation_id": "P1", "target_id": "Q1", "samples": [{"text": "t"}]}]], "json"
+)
 def _(data: bytes, where: Path) -> None:
     counterfact.read_snippets(put(where, "s.json", data))
 
@@ -302,7 +334,10 @@ def _(data: bytes, where: Path) -> None:
     latex.latex_introduction(put(where, "main.tex", b"\\documentclass{article}\n" + data))
 
 
-@target("cleaning", [b"Produced by X\n\nTHE PROJECT GUTENBERG EBOOK\n*** START ***\n\n<p>one</p> INT. A\nEXT. B\nCUT TO\n"])
+@target(
+    "cleaning",
+    [b"Produced by X\n\nTHE PROJECT GUTENBERG EBOOK\n*** START ***\n\n<p>one</p> INT. A\nEXT. B\nCUT TO\n"],
+)
 def _(data: bytes, where: Path) -> None:
     text = text_of(data)
     narrativeqa.cleaned(text)
@@ -314,7 +349,13 @@ def _(data: bytes, where: Path) -> None:
 
 
 # -- settings --------------------------------------------------------------------------------------------------
-@target("study-file", [yaml.safe_dump({**BODY, "scales": {"laptop": {"seeds": 3}}}), "extends: quick\nseeds: 1\nscales: {laptop: &x {modules.spec.rank: [1, 2]}}\n"])
+@target(
+    "study-file",
+    [
+        yaml.safe_dump({**BODY, "scales": {"laptop": {"seeds": 3}}}),
+        "extends: quick\nseeds: 1\nscales: {laptop: &x {modules.spec.rank: [1, 2]}}\n",
+    ],
+)
 def _(data: bytes, where: Path) -> None:
     path = put(where, "s.yaml", data)
     for scale in ("quick", "laptop"):
@@ -332,7 +373,15 @@ def _(data: bytes, where: Path) -> None:
                 str(error)
 
 
-@target("assignment", ["modules.spec.rank=[2,8]", "seeds=3", "modules.optimizer.lr={1: 0.1, 4: 0.2}", "readings=[closed, {reading: module, module_on: answer}]"])
+@target(
+    "assignment",
+    [
+        "modules.spec.rank=[2,8]",
+        "seeds=3",
+        "modules.optimizer.lr={1: 0.1, 4: 0.2}",
+        "readings=[closed, {reading: module, module_on: answer}]",
+    ],
+)
 def _(data: bytes, where: Path) -> None:
     body = json.loads(json.dumps(BODY))
     grid.set_path(body, *grid.parse_assignment(text_of(data)))
@@ -366,17 +415,40 @@ for _name, (_kind, _seed) in _CONFIGS.items():
         value = value_of(data)
         if isinstance(value, dict):
             made = parse(kind, value, "given")
-            _ = made.identity(), getattr(made, "label", None), getattr(getattr(made, "budget", None), "label", None)
+            _ = (
+                made.identity(),
+                getattr(made, "label", None),
+                getattr(getattr(made, "budget", None), "label", None),
+            )
 
 
-@target("source-config", [{"name": "folder", "path": "d", "ids": ["a"]}, {"name": "babilong", "path": "d", "tasks": ["qa1"], "length": "4k"}], "json")
+@target(
+    "source-config",
+    [
+        {"name": "folder", "path": "d", "ids": ["a"]},
+        {"name": "babilong", "path": "d", "tasks": ["qa1"], "length": "4k"},
+    ],
+    "json",
+)
 def _(data: bytes, where: Path) -> None:
     value = value_of(data)
     if isinstance(value, dict):
         source_config(value)
 
 
-@target("names", ["qa:40+summary:8", "raw + QA:3", "structure:512", "2048/200", "tokens:8000", "0.5,0.5", "1,2,3", "0,0.2,0.8"])
+@target(
+    "names",
+    [
+        "qa:40+summary:8",
+        "raw + QA:3",
+        "structure:512",
+        "2048/200",
+        "tokens:8000",
+        "0.5,0.5",
+        "1,2,3",
+        "0,0.2,0.8",
+    ],
+)
 def _(data: bytes, where: Path) -> None:
     text = text_of(data)
     for read in (
@@ -396,8 +468,18 @@ def _adapter() -> tuple[bytes, bytes]:
     from safetensors.torch import save
 
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
-    weights = save({name.format("A"): torch.zeros(2, 4), name.format("B"): torch.zeros(4, 2)}, metadata={"format": "pt"})
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none", "layers_to_transform": [0], "use_dora": False}
+    weights = save(
+        {name.format("A"): torch.zeros(2, 4), name.format("B"): torch.zeros(4, 2)}, metadata={"format": "pt"}
+    )
+    config = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj"],
+        "bias": "none",
+        "layers_to_transform": [0],
+        "use_dora": False,
+    }
     return json.dumps(config).encode(), weights
 
 
@@ -415,7 +497,11 @@ def _(data: bytes, where: Path) -> None:
     peft_format.load(where)
 
 
-@target("module-recipe", [{"id": "a", "recipe": {"type": "trained", "base": "x", "spec": {"rank": 1}, "seed": 0}}], "json")
+@target(
+    "module-recipe",
+    [{"id": "a", "recipe": {"type": "trained", "base": "x", "spec": {"rank": 1}, "seed": 0}}],
+    "json",
+)
 def _(data: bytes, where: Path) -> None:
     home = where / "modules" / ("a" * 64)
     home.mkdir(parents=True, exist_ok=True)
@@ -449,7 +535,13 @@ def _(data: bytes, where: Path) -> None:
     assert score is None or 0 <= score <= 10
 
 
-@target("generator-json", ['{"items": [{"question": "Who?", "answer": "Ada"}]}', '```json\n{"items": [{"question": "Who?", "answer": "Ada"}]}\n```'])
+@target(
+    "generator-json",
+    [
+        '{"items": [{"question": "Who?", "answer": "Ada"}]}',
+        '```json\n{"items": [{"question": "Who?", "answer": "Ada"}]}\n```',
+    ],
+)
 def _(data: bytes, where: Path) -> None:
     text = data.decode("utf-8", "replace")
     try:
@@ -482,7 +574,11 @@ def _(data: bytes, where: Path) -> None:
     assert 0 <= bleu(text, ["the trout pie"]) <= 1
 
 
-@target("endpoint-error", [{"error": {"message": "no", "code": "x", "metadata": {"reasons": []}}}, ["text"]], "json")
+@target(
+    "endpoint-error",
+    [{"error": {"message": "no", "code": "x", "metadata": {"reasons": []}}}, ["text"]],
+    "json",
+)
 def _(data: bytes, where: Path) -> None:
     from loramem.synthesis.replies import message_of
 

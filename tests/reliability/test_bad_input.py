@@ -52,7 +52,9 @@ def shelf(tmp_path_factory) -> Path:
         bank.detach()
         recipe = {"type": "trained", "base": owner, "spec": spec.identity(), "seed": seed, "steps": 1}
         config = adapter_config(spec, model=base.model, base_name="model")
-        store.put_module(identity, recipe, spec, tensors, config=config, log=[], ledger={}, text=f"Text {seed}.")
+        store.put_module(
+            identity, recipe, spec, tensors, config=config, log=[], ledger={}, text=f"Text {seed}."
+        )
     summary, items = whole_study()
     (root / "run").mkdir()
     write_run(root / "run", summary, items)
@@ -95,7 +97,9 @@ def lay_out(case: Case, shelf: Path, here: Path) -> list[str]:
 def everything(folder: Path) -> dict[str, str]:
     """Every file below a folder by the hash of what it holds; folders, pipes and links by what they are."""
     found = {}
-    for path in sorted(Path(one) for where, _, names in os.walk(os.fsencode(folder)) for one in _files(where, names)):
+    for path in sorted(
+        Path(one) for where, _, names in os.walk(os.fsencode(folder)) for one in _files(where, names)
+    ):
         if path.is_symlink() or not path.is_file():
             found[str(path)] = "no file"
         else:
@@ -175,7 +179,11 @@ def test_a_process_of_its_own_says_the_same(name, shelf, tmp_path):
     words = lay_out(case, shelf, here)
     before = everything(here)
     own = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    own |= {"PYTHONPATH": str(Path(loramem.__file__).parents[1]), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    own |= {
+        "PYTHONPATH": str(Path(loramem.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONIOENCODING": "ascii",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "loramem", *map(os.fsencode, words)], cwd=here, env=own | environment(case, here), capture_output=True,
         input=case.stdin or b"", timeout=300, check=False,
@@ -213,7 +221,9 @@ def test_every_parameter_of_every_command_is_given_something_bad(path):
     own = [case for case in CASES.values() if case.path == path]
     assert own, "no case of this command"
     tried = {name for case in own for name in case.about}
-    values = {names_of(p) for p in COMMANDS[path].params if not getattr(p, "is_flag", False) and p.name != "help"}
+    values = {
+        names_of(p) for p in COMMANDS[path].params if not getattr(p, "is_flag", False) and p.name != "help"
+    }
     assert not values - tried, f"nothing bad is given to {', '.join(sorted(values - tried))}"
 
 

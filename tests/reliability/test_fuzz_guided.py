@@ -40,7 +40,8 @@ found = fuzz_guided.in_a_copy("planted", 60, Path({folder!r}) / "planted", runs=
 print(found.executions, [one["error"] for one in found.findings])
 """
 needs_atheris = pytest.mark.skipif(
-    importlib.util.find_spec("atheris") is None, reason="atheris is not installed: pip install 'loramem[fuzz]'"
+    importlib.util.find_spec("atheris") is None,
+    reason="atheris is not installed: pip install 'loramem[fuzz]'",
 )
 
 
@@ -70,7 +71,9 @@ def test_a_planted_fault_is_found(tmp_path):
     """It takes two right bytes in a row, so coverage has led there."""
     tests = Path(fuzz_guided.__file__).parents[1]
     code = PLANTED.format(tests=str(tests), src=str(tests.parent / "src"), folder=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0 and "KeyError: 'planted'" in done.stdout, done.stdout + done.stderr[-2000:]
 
 

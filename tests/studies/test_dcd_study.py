@@ -16,6 +16,7 @@ from loramem.modules.spec import Budget, LoraSpec, Objective, Optimizer
 from loramem.modules.store import Store
 from loramem.studies.estimates import dry_run
 from loramem.studies.execute import Outcome, train_missing
+from loramem.studies.executors import Local
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
 from loramem.studies.run import execute
@@ -121,7 +122,7 @@ def test_another_seed_takes_the_teachers_states_from_the_store(ran, bases):
         }
     )
     plan, outcome = make_plan(more, base), Outcome()
-    train_missing(plan.modules.values(), base, store, outcome, Progress(live=False), rows=16)
+    train_missing(plan.modules.values(), store, outcome, Progress(live=False), Local(base, store, rows=16))
     assert (len(plan.modules), outcome.modules_reused, outcome.failed_modules) == (4, 1, {})
     assert outcome.ledger.as_dict()["train"]["teacher_tokens"] == 0
     assert sorted(path.name for path in store.teacher_cache.iterdir()) == kept

@@ -259,7 +259,7 @@ def test_points_are_not_drawn_on_axes_in_per_cent(read_once, judged_by, tmp_path
     (table,) = text_tables(
         {**result.summary, "cells": [c for c in result.summary["cells"] if c["metric"] == "judge"]}
     )
-    assert table.title == "phonebook: judge, points of 10 [95 % interval]"
+    assert str(table.title) == "phonebook: judge, points of 10 [95 % interval]"
     assert any("8.000" in str(cell) for cell in table.columns[1].cells)
 
 

@@ -18,8 +18,7 @@ from loramem.core.files import read_json, read_jsonl, read_marker
 from loramem.metrics.scorers import METRICS, score
 from loramem.modules.store import Store
 from loramem.sources.catalogue import load_source
-from loramem.studies import execute as execution
-from loramem.studies import learning
+from loramem.studies import learning, work
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
 from loramem.studies.run import execute
@@ -239,14 +238,14 @@ def test_a_part_that_fails_is_counted_in_its_cell(bases, tmp_path, monkeypatch):
     base, store = bases["llama"], Store(tmp_path / "store")
     plan = make_plan(made, base)
     (one,) = [one for one in plan.cells if one.stem == "module"]
-    bad, kept = one.modules[0].id, execution.save_trained
+    bad, kept = one.modules[0].id, work.save_trained
 
     def save(store, done, *arguments, **options):
         if done.key == bad:
             raise OSError("no space left on device")
         kept(store, done, *arguments, **options)
 
-    monkeypatch.setattr(execution, "save_trained", save)
+    monkeypatch.setattr(work, "save_trained", save)
     result = execute(made, base, store, tmp_path / "run", progress=Progress(live=False))
     rows = pd.read_parquet(tmp_path / "run" / "results.parquet")
     own = rows[(rows["cell"] == one.slug) & (rows["metric"] == "exact_match")].set_index("probe")

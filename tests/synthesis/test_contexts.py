@@ -223,5 +223,5 @@ def test_what_is_learnt_is_the_same_whatever_is_read(tmp_path):
 def test_a_context_that_is_no_text_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"question": "Who?", "answer": "Ada", "context": 3}\n')
-    with pytest.raises(Faults, match="row 1"):
+    with pytest.raises(Faults, match="rows.jsonl:1: context"):
         load(path)

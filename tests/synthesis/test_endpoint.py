@@ -519,6 +519,19 @@ def test_a_run_that_is_killed_keeps_what_it_paid_for(tmp_path):
     assert len(server.requests) == 8 - len(kept)
 
 
+def test_no_more_is_asked_ahead_of_what_is_kept_than_is_asked_at_once(tmp_path):
+    """Answers that wait to be written are lost with a process that is killed: they are paid for, and must be few."""
+    ahead: list[int] = []
+
+    def slow(index: int, reply: Reply) -> None:
+        time.sleep(0.05)  # a disk that is slower than the endpoint
+        ahead.append(len(server.requests) - len(ahead))
+
+    with Server(echo) as server:
+        Cached(endpoint(server, concurrency=2), tmp_path).complete(asks(*"abcdefgh"), slow)
+    assert len(ahead) == 8 and max(ahead) == 2
+
+
 def test_ctrl_c_leaves_at_once_and_keeps_what_was_answered(tmp_path):
     with Server(echo, {"slow": hang}) as server:
         press = threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))

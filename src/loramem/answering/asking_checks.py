@@ -8,7 +8,6 @@ from loramem.answering.readings import Stem
 from loramem.base.model import Base
 from loramem.core.errors import Corrupt, InputError
 from loramem.core.files import read_json
-from loramem.core.shown import blank
 from loramem.inference.limits import MAX_NEW_TOKENS
 from loramem.modules.peft_format import CONFIG
 from loramem.modules.store import Store, StoredModule
@@ -60,7 +59,7 @@ def check_questions(questions: Sequence[str]) -> None:
     if not questions:
         raise InputError("no question was given")
     for number, question in enumerate(questions, start=1):
-        if blank(question):
+        if not question.strip():
             raise InputError(f"{_which(number, questions)} is empty")
         try:
             question.encode("utf-8")

@@ -209,7 +209,13 @@ def load_base(
         if weights:
             packing = _four_bits(precision, where) if quantised else {}
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=precision, use_safetensors=True, output_loading_info=True, **options, **packing
+                folder,
+                config=config,
+                dtype=precision,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+                **packing,
             )
             model, report = loaded
             lost = sorted(map(str, report["missing_keys"]))
@@ -281,13 +287,17 @@ def check_computes(model: Any, name: str) -> None:
     """
     ids_BT = torch.zeros(2, 8, dtype=torch.long, device=model.device)
     ids_BT[0, 1:], ids_BT[1, 1:] = 1, 2  # one beginning, two ways to go on
-    logits_BTV = model(input_ids=ids_BT % model.get_input_embeddings().weight.shape[0], use_cache=False).logits
+    logits_BTV = model(
+        input_ids=ids_BT % model.get_input_embeddings().weight.shape[0], use_cache=False
+    ).logits
     if not torch.isfinite(logits_BTV).all():
         raise InputError(f"base {name!r}: its weights give numbers that are not finite")
     one, other = logits_BTV[:, 0].float()
     rounding = 4 * max(torch.finfo(logits_BTV.dtype).eps, 3e-5)
     if (one - other).abs().max() > rounding * one.abs().max():
-        raise InputError(f"base {name!r} is no causal model: what follows changes what is said of the tokens before it")
+        raise InputError(
+            f"base {name!r} is no causal model: what follows changes what is said of the tokens before it"
+        )
 
 
 def check_base(name: str, *, device: str | None, dtype: str | None, offline: bool) -> None:

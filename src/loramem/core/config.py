@@ -49,7 +49,11 @@ def faults_of(kind: type[Config], error: ValidationError, prefix: str = "") -> l
         parts = [shortened(str(part), 80) for part in fault["loc"]]
         where = ".".join([prefix, *parts] if prefix else parts)
         given = fault.get("input")
-        if fault["type"] == "too_short" and isinstance(given, list | tuple) and len(given) >= fault["ctx"]["min_length"]:
+        if (
+            fault["type"] == "too_short"
+            and isinstance(given, list | tuple)
+            and len(given) >= fault["ctx"]["min_length"]
+        ):
             continue  # it is short of what is wrong in it, which is told by itself
         if fault["type"] == "extra_forbidden" and is_secret(fault["loc"][-1]):
             lines.append(f"{where} is not to be given: {ADVICE}")

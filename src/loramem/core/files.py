@@ -315,7 +315,9 @@ def damage_in(path: Path, kind: type[LoramemError] = InputError) -> Iterator[Non
     except (LoramemError, OSError, MemoryError):
         raise
     except Exception as error:
-        raise kind(f"{path}: damaged, or written by another version ({type(error).__name__}: {error})") from error
+        raise kind(
+            f"{path}: damaged, or written by another version ({type(error).__name__}: {error})"
+        ) from error
 
 
 def read_marker(path: Path) -> Any:

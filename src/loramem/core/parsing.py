@@ -80,7 +80,9 @@ def json_value(text: str, where: object, line: int | None = None) -> Any:
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}:{line or error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
+        raise InputError(
+            f"{where}:{line or error.lineno}: not JSON ({error.msg}, column {error.colno})"
+        ) from None
     except RecursionError:
         raise InputError(f"{place}: JSON nested too deeply") from None
     except _Refused as error:
@@ -145,7 +147,9 @@ def yaml_value(text: str, place: Place) -> Any:
         raise
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise InputError(f"{place(line)}: not YAML (the character {chr(error.character)!r} is not allowed)") from None
+        raise InputError(
+            f"{place(line)}: not YAML (the character {chr(error.character)!r} is not allowed)"
+        ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         why = error.problem or error.context or "damaged"
@@ -168,7 +172,9 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-_PLAIN = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
+_PLAIN = frozenset(
+    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")
+)
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -182,7 +188,9 @@ def _measured(node: yaml.Node, place: Place, known: dict[int, int], above: tuple
     if id(node) in known:
         return known[id(node)]
     if node.tag not in _PLAIN:
-        raise InputError(f"{place(line)}: not YAML of plain values (the tag {node.tag.removeprefix('tag:yaml.org,2002:')!r})")
+        raise InputError(
+            f"{place(line)}: not YAML of plain values (the tag {node.tag.removeprefix('tag:yaml.org,2002:')!r})"
+        )
     count = 1
     if isinstance(node, yaml.ScalarNode):
         _check_scalar(node, place(line))
@@ -199,7 +207,9 @@ def _measured(node: yaml.Node, place: Place, known: dict[int, int], above: tuple
                 _measured(key, place, known, (*above, id(node)))
                 if (key.tag, key.value) in seen:
                     first = seen[key.tag, key.value]
-                    raise InputError(f"{place(at)}: the key {key.value[:80]!r} stands twice (first in line {first})")
+                    raise InputError(
+                        f"{place(at)}: the key {key.value[:80]!r} stands twice (first in line {first})"
+                    )
                 seen[key.tag, key.value] = at
             count += 1 + _measured(value, place, known, (*above, id(node)))
     if count > YAML_NODES:

@@ -33,7 +33,9 @@ def user_path(given: str | Path, what: str = "path") -> Path:
     except RuntimeError:
         raise InputError(f"{named}: nobody of that name has a home folder here") from None
     except ValueError:
-        raise InputError(f"{named} is no name that a file can have (a NUL character, or half of one)") from None
+        raise InputError(
+            f"{named} is no name that a file can have (a NUL character, or half of one)"
+        ) from None
     except OSError as error:
         raise InputError(f"{named}: {error.strerror}") from None
     return path

@@ -89,13 +89,13 @@ _WORDS = (
     r"api[_-]?key|apikey|password|passwd|secret(?:[_-]?(?:access[_-]?)?key)?|"
     r"(?:access|auth|api|bearer|hf|hub|refresh|session)[_-]?token|credentials?"
 )
-_PATTERNS = (
+_PATTERNS = (  # runs before a mark are bounded: else a long word costs the square of its length
     # https://USER:PASSWORD@host; of what was taken for a path one slash is left, of what was cut at @ the first half; a
     # password may hold a slash of its own
-    (re.compile(r"([A-Za-z][\w+.-]+:/{1,2})[^\s/?#]*@"), rf"\1{MASK}@"),
-    (re.compile(r"([A-Za-z][\w+.-]+:/{1,2})[^\s:@/?#\[\]]+:(?!\d{1,5}(?:[/?#\s'\",;)]|$))[^\s@'\"]+@?"), rf"\1{MASK}@"),
+    (re.compile(r"([A-Za-z][\w+.-]{1,30}:/{1,2})[^\s/?#]*@"), rf"\1{MASK}@"),
+    (re.compile(r"([A-Za-z][\w+.-]{1,30}:/{1,2})[^\s:@/?#\[\]]+:(?!\d{1,5}(?:[/?#\s'\",;)]|$))[^\s@'\"]+@?"), rf"\1{MASK}@"),
     # ?api_key=..., &X-Amz-Signature=...
-    (re.compile(r"([?&;][\w.~-]*(?:key|token|secret|sig|passw|pwd|auth|credential)[\w.~-]*=)[^&#\s'\"<>]+", re.I), rf"\1{MASK}"),
+    (re.compile(r"([?&;][\w.~-]{0,60}(?:key|token|secret|sig|passw|pwd|auth|credential)[\w.~-]{0,60}=)[^&#\s'\"<>]+", re.I), rf"\1{MASK}"),
     # Authorization: Basic ...
     (re.compile(r"(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:[A-Za-z]+\s+)?)[^\s'\",}]+", re.I), rf"\1{MASK}"),
     (re.compile(r"(\bbearer\s+)[\w.~+/=-]{8,}", re.I), rf"\1{MASK}"),

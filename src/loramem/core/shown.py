@@ -36,7 +36,8 @@ def blank(text: str) -> bool:
     (True, False, True)
     """
     return all(
-        one.isspace() or unicodedata.category(one) in ("Cc", "Cf") or "\ufe00" <= one <= "\ufe0f" for one in text
+        one.isspace() or unicodedata.category(one) in ("Cc", "Cf") or "\ufe00" <= one <= "\ufe0f"
+        for one in text
     )
 
 

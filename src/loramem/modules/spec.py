@@ -60,7 +60,9 @@ class LoraSpec(Config):
     @classmethod
     def _targets(cls, value):
         if value in ("", [], ()):
-            raise ValueError("names no matrix; give all-linear, attention, mlp, or names such as [q_proj, v_proj]")
+            raise ValueError(
+                "names no matrix; give all-linear, attention, mlp, or names such as [q_proj, v_proj]"
+            )
         return tuple(value) if isinstance(value, list) else value
 
     @field_validator("layers", mode="before")

@@ -278,7 +278,9 @@ class Store:
         if not at:
             return StoredModule(full, marker["recipe"], folder)
         snapshot = folder / "snapshots" / step
-        if not step.isdecimal() or not snapshot.is_dir():
+        if (
+            not step.isdecimal() or len(step) > 18 or not snapshot.is_dir()
+        ):  # a longer name no folder can have
             names = (path.name for path in (folder / "snapshots").glob("*"))
             kept = sorted((name for name in names if name.isdecimal()), key=int)
             raise UnknownName(f"module {full[:12]} has no snapshot {step!r}; {nearest(step, kept)}")

@@ -272,9 +272,7 @@ def read_stories(
     where = locate(config, [f"*{hub_split}*.parquet"] if config.split else ["*.parquet"])
     reader, counts = _Reader(), Counter[str]()
     if where.is_dir() and (where / "qaps.csv").exists():
-        counts = reader.official(
-            where, user_path(config.stories) if config.stories else None, config.split
-        )
+        counts = reader.official(where, user_path(config.stories) if config.stories else None, config.split)
     else:
         for path in row_files(where):
             if path.name in OFFICIAL:

@@ -91,7 +91,9 @@ def download(url: str, sha256: str | None, *, to: Path | None = None) -> Path:
         raise InputError(f"path {masked(url)!r}: {error}") from None
     if parts.scheme not in ("http", "https"):
         raise InputError(f"path {url!r}: {nearest(parts.scheme, ['http', 'https'])}")
-    if "@" in parts.netloc:  # the standard library takes it for a part of the host, and names it in its errors
+    if (
+        "@" in parts.netloc
+    ):  # the standard library takes it for a part of the host, and names it in its errors
         raise InputError(
             f"path {masked(url)!r}: no user and no password in a URL; fetch the file yourself and give its path"
         )
@@ -275,7 +277,12 @@ def _parquet(path: Path, faults: list[str]) -> Iterator[Row]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # text of other bytes, dates beyond any calendar
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        OverflowError,
+    ) as error:  # text of other bytes, dates beyond any calendar
         reason = str(error).strip() or type(error).__name__
         faults.append(f"{path}: not parquet ({reason.splitlines()[0]})")
 
@@ -299,7 +306,11 @@ def lacking(row: dict, **kinds: type | tuple[type, ...]) -> str:
     wrong = []
     for key, kind in kinds.items():
         value = row.get(key)
-        good = isinstance(value, kind) and not isinstance(value, bool) and not (isinstance(value, str) and blank(value))
+        good = (
+            isinstance(value, kind)
+            and not isinstance(value, bool)
+            and not (isinstance(value, str) and blank(value))
+        )
         if not good:
             first = kind if isinstance(kind, type) else kind[0]
             wrong.append(f"{key} ({named.get(first, first.__name__)})")

@@ -25,8 +25,9 @@ def read_run(run: Path) -> tuple[dict, pd.DataFrame]:
         raise InputError(f"{run}: no {' and no '.join(missing)} there; is it a finished run?")
     try:
         items = pd.read_parquet(run / "items.parquet")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run / 'items.parquet'}: not readable ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # damaged bytes break its readers in many ways
+        reason = str(error).strip() or type(error).__name__
+        raise InputError(f"{run / 'items.parquet'}: not readable ({reason.splitlines()[0]})") from None
     if list(items.columns) != list(ITEM_COLUMNS):
         raise InputError(
             f"{run / 'items.parquet'}: has columns {', '.join(items.columns)}, expected {', '.join(ITEM_COLUMNS)}"

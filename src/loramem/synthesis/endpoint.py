@@ -233,7 +233,10 @@ class Endpoint:
         finally:
             for task in running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            ended = await asyncio.gather(*running, return_exceptions=True)
+            for index, outcome in zip(running.values(), ended, strict=True):
+                if isinstance(outcome, Outcome) and not outcome.hopeless:  # answered, and not told of yet
+                    tell((index, outcome.reply))
 
     async def _ask(self, client: Any, ask: Ask, most: float, line: Teller) -> Outcome:
         """Ask once, as far as this side can see: the client library repeats. `most` was taken from the budget."""

@@ -116,12 +116,16 @@ def parse_recipe(text: str) -> tuple[Portion, ...]:
     found: dict[str, Portion] = {}
     parts = str(text).split("+")
     if len(parts) > len(RECIPES.names()):
-        raise Faults(f"recipe {quoted(text)}: {len(parts):,} parts, and only {len(RECIPES.names())} that can be named once each")
+        raise Faults(
+            f"recipe {quoted(text)}: {len(parts):,} parts, and only {len(RECIPES.names())} that can be named once each"
+        )
     for part in parts:
         name, colon, number = (piece.strip() for piece in part.partition(":"))
         name = name.lower()
         if name not in RECIPES:
-            faults.append(f"recipe {quoted(text)}: unknown part {quoted(name)}; {nearest(name, RECIPES.names())}")
+            faults.append(
+                f"recipe {quoted(text)}: unknown part {quoted(name)}; {nearest(name, RECIPES.names())}"
+            )
             continue
         kind = RECIPES.get(name)
         n = int(number) if re.fullmatch(r"[0-9]{1,6}", number) else 0
