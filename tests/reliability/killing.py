@@ -125,16 +125,9 @@ class Place:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def command(self, setting: Setting) -> list[str]:
-        return [
-            "study",
-            "run",
-            str(setting.file),
-            "--store",
-            str(self.store),
-            "--out",
-            str(self.out),
-            "--offline",
-        ]
+        """Rows for two modules at a time: some are finished while others have not begun."""
+        places = ["--store", str(self.store), "--out", str(self.out)]
+        return ["study", "run", str(setting.file), *places, "--rows", "4", "--offline"]
 
     def finished(self, kind: str) -> dict[str, Path]:
         """Whole modules or readings by their ids."""

@@ -242,3 +242,27 @@ def test_a_flag_takes_no_value_and_an_option_needs_one(path, words, told):
     """Generated from the tree, so that a new option is tried as well."""
     case = Case(" ".join([*path, *words]), (words[0].split("=")[0],))
     check(case, *told(case, case.words))
+
+
+# -- odd, but right --------------------------------------------------------------------------------------------
+NAMES = ("🪨.md", "مرحبا.txt", "e\u0301.md", "é.html", "a b\u200d.md", "-rf.txt", "ＦＵＬＬ.md")
+ODD_TEXT = "Zoë 👩\u200d🚀 said: \u202bשלום\u202c, «Ünal» — 東京\r\nand left.\r\n"
+RIGHT = {
+    "one fact": Case("data prepare phonebook --sizes 1 --to out --base {base}", ("1 facts asked in the trained wording",)),
+    "one fact in a study": Case("study run quick --base {base} --dry-run --set sources.phonebook.sizes=[1] --set sources.counterfact.sizes=[1]", ('"modules"', "nothing was done")),
+    "names of files": Case("synth docs --recipe raw --out s.jsonl --base {base}", ("7 examples",), {f"docs/{name}": f"<p>{ODD_TEXT}" if name.endswith("l") else ODD_TEXT for name in NAMES}),
+    "a byte order mark and odd ends of lines": Case(
+        "modules train --supervision s.jsonl --rank 1 --steps 1 --base {base}", ("module ",),
+        {"s.jsonl": "\ufeff" + '{"question": "Who is \\ud83e\\udea8?", "answer": "👩\u200d🚀\u0301"}\r\n\r\n{"text": "\u202bשלום\\u0000"}\r\n'},
+    ),
+    "no chat template": Case("ask Who? --reading closed --base model", ("reading: closed",), spoil={"model": lambda folder: (folder / "chat_template.jinja").unlink()}),
+    "anchors in a study": Case("study run s.yaml --base {base} --dry-run", ("nothing was done",), {"s.yaml": "extends: quick\nsources: {a: &a {name: phonebook, sizes: [9]}, b: {<<: *a, seed: 3}}\nmodules: {spec: {rank: 1}, budget: {steps: 1}, optimizer: {lr: 0.1}}\nexpect: []\n"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_odd_but_right_input_is_taken(name, told, shelf, tmp_path):
+    case = RIGHT[name]
+    code, said, error = told(case, lay_out(case, shelf, tmp_path / "here"))
+    assert code == 0, error
+    assert all(text in said for text in case.says), said

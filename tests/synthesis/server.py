@@ -234,7 +234,11 @@ class _Handler(BaseHTTPRequestHandler):
     server_of_test: Server
 
     def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        content = self.rfile.read(length)
+        if len(content) < length:  # a client that was killed
+            self.close_connection = True
+            return
         request = Request(self.path, {k.lower(): v for k, v in self.headers.items()}, json.loads(content))
         if self.path.split("?")[0].endswith("/chat/completions"):
             self.server_of_test.handle(self, request)
