@@ -277,7 +277,7 @@ def _line_of(module: StoredModule, record: Path) -> str:
 
 
 @modules_app.command("show")
-def modulesshow_json(module: str, store: StoreOption = None) -> None:
+def modules_show(module: str, store: StoreOption = None) -> None:
     """Recipe and files of a module (a unique prefix of its id is enough)."""
     from loramem.core.files import read_marker
     from loramem.modules.store import Store
