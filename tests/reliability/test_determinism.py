@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from loramem.base import Base
+from loramem.core.files import read_json
 from loramem.inference.generate import Request, generate
 from loramem.inference.loglik import ScoreRequest, loglikelihood
 from loramem.modules import peft_format
@@ -95,6 +96,12 @@ def test_the_comparison_sees_a_single_bit(twice, tmp_path):
     rows.write_text(rows.read_text().replace('"probe": "', '"probe": "x', 1))
     changed = sorted(one.relative_to(copied / "store").as_posix() for one in (path, rows))
     assert differences(before, outcome(copied)) == changed
+
+
+def test_a_run_keeps_what_decides_the_last_bits(twice):
+    one, two = (read_json(work / "run" / "environment.json")["numerics"] for work in twice)
+    assert one == two and one["threads"] == 1 and one["deterministic"] is False
+    assert set(one) == {"threads", "cpu", "blas", "deterministic", "matmul_precision"}
 
 
 # -- neighbours, order, packs ----------------------------------------------------------------------------------
@@ -257,4 +264,4 @@ def test_a_larger_study_is_the_same_twice_and_within_a_bound_with_more_threads(t
             off = (
                 sum(float((ours[key].double() - theirs[key].double()).square().sum()) for key in ours) ** 0.5
             )
-            assert off <= 1e-4 * norm, (name, path)
+            assert off <= (1e-4 if name == "threads" else 1e-6) * norm, (name, path)
