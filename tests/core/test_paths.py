@@ -75,9 +75,9 @@ def test_no_half_of_a_secret_is_left_where_a_message_is_cut(monkeypatch):
 
 
 def test_of_many_faults_as_many_are_told_as_fit():
-    error = Faults([f"fault {number}: {'x' * 1000}" for number in range(5000)])
-    assert len(str(error)) <= LONGEST and str(error).endswith("- ... and 4,996 more")
-    assert len(error.faults) == 5000 and pickle.loads(pickle.dumps(error)).faults == error.faults
+    error = Faults([f"fault {number}: {'x' * 1000}" for number in range(1000)])
+    assert len(str(error)) <= LONGEST and str(error).endswith("- ... and 996 more")
+    assert len(error.faults) == 1000 and pickle.loads(pickle.dumps(error)).faults == error.faults
 
 
 def test_of_many_names_those_that_come_near_are_told():

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from reliability.killing import Setting, Undisturbed, setting, undisturbed
 from reliability.processes import Forked
+from reliability.small_study import Setting, Undisturbed, setting, undisturbed
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_bad_input_is_refused_with_one_message_and_leaves_nothing(name, told, sh
     assert everything(here) == before, "something was written or changed"
 
 
-SUBPROCESS = ("study-empty", "study-of-a-name-that-is-not-utf-8", "ask-standard-input-latin-1", "an-unknown-command-of-100-kilobytes", "data-info-unknown")  # fmt: skip
+SUBPROCESS = ("no-such-option", "study-of-a-name-that-is-not-utf-8", "ask-standard-input-latin-1", "an-unknown-command-of-100-kilobytes", "data-info-unknown")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SUBPROCESS)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from reliability.killing import Place, Undisturbed, Watch, check_same, check_whole, files, reach, stamps
+from reliability.comparing import check_same, check_whole, files, stamps
 from reliability.processes import PATIENCE, Process
+from reliability.small_study import Place, Undisturbed, Watch, reach
 
 PAGE = 4096
 PLENTY = 2**28

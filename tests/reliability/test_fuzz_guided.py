@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}, {src!r}]
 import atheris
 from reliability import fuzz_guided
-from reliability.targets import target
+from reliability.targeting import target
 from loramem.metrics.text import words
 
 @target("planted", ["abc"])

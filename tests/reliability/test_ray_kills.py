@@ -17,8 +17,9 @@ import pytest
 
 from loramem.modules.store import Store
 from loramem.studies.run_log import read_log
-from reliability.killing import Place, check_whole, undisturbed
+from reliability.comparing import check_whole
 from reliability.processes import fresh
+from reliability.small_study import Place, undisturbed
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = pytest.mark.slow
@@ -58,7 +59,15 @@ def test_a_study_whose_workers_are_killed_ends_in_the_same_results(known, head, 
     would be given up."""
     plain = undisturbed(known.setting, tmp_path / "plain", fresh)
     place, rng, began = Place(tmp_path / "ray"), random.Random(8), time.monotonic()
-    command = [*place.command(known.setting), "--executor", "ray", "--address", head, "--workers", "2"]
+    command = [
+        *place.command(known.setting, rows=256),
+        "--executor",
+        "ray",
+        "--address",
+        head,
+        "--workers",
+        "2",
+    ]
     process, killed, seen = fresh(command, tmp_path / "ray"), 0, 0
     while process.poll() is None:
         events = read_log(place.log)[0] if place.log.exists() else []

@@ -14,16 +14,15 @@ from pathlib import Path
 import pytest
 
 from loramem.cli.entry import STOPPED
-from reliability.killing import Place, Watch, check_same, check_whole, reach, stamps
+from reliability.comparing import check_same, check_whole, stamps
 from reliability.processes import PATIENCE, fresh
+from reliability.small_study import Place, Watch, reach
 
 MOMENTS = (
-    (signal.SIGTERM, "plan"),
     (signal.SIGINT, "train"),
     (signal.SIGTERM, "save"),
     (signal.SIGTERM, "read"),
-    (signal.SIGINT, "read"),
-    (signal.SIGTERM, "judge"),
+    (signal.SIGINT, "judge"),
 )
 
 

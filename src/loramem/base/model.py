@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from loramem.base.checkpoint import check_folder
+from loramem.base.checkpoint import check_computes, check_folder, context_length
 from loramem.base.fingerprint import fingerprint
 from loramem.base.prompts import PromptBuilder
 from loramem.core.errors import InputError, nearest
@@ -249,7 +249,7 @@ def load_base(
     model.generation_config = (
         GenerationConfig()
     )  # decoding settings are ours and recorded, not the checkpoint's
-    length = _context_length(model.config.get_text_config(), name)
+    length = context_length(model.config.get_text_config(), name)
     if weights and not quantised:  # after a pass without gradients bitsandbytes gives none on a CPU any more
         check_computes(model, name)
     card = folder / "card.json"
@@ -265,39 +265,6 @@ def load_base(
         card=read_json(card) if card.exists() else {},
         quantised=quantised,
     )
-
-
-def _context_length(config: Any, name: str) -> int:
-    """Longest sequence in tokens. Raises `InputError` for a config that makes none, or no layer."""
-    known = (getattr(config, key, None) for key in ("max_position_embeddings", "n_positions"))
-    length = next((one for one in known if one is not None), 2048)
-    for what, value in (("context", length), ("layer", getattr(config, "num_hidden_layers", 1))):
-        if type(value) is not int or value < 1:
-            raise InputError(f"base {name!r}: its config makes no {what} ({quoted(value)})")
-    return length
-
-
-@torch.inference_mode()
-def check_computes(model: Any, name: str) -> None:
-    """A few tokens through the model, for what no config tells.
-
-    Raises:
-        InputError: it gives numbers that are not finite; or tokens that follow change what is said of those before them (an
-            encoder, which nothing can be decoded with).
-    """
-    ids_BT = torch.zeros(2, 8, dtype=torch.long, device=model.device)
-    ids_BT[0, 1:], ids_BT[1, 1:] = 1, 2  # one beginning, two ways to go on
-    logits_BTV = model(
-        input_ids=ids_BT % model.get_input_embeddings().weight.shape[0], use_cache=False
-    ).logits
-    if not torch.isfinite(logits_BTV).all():
-        raise InputError(f"base {name!r}: its weights give numbers that are not finite")
-    one, other = logits_BTV[:, 0].float()
-    rounding = 4 * max(torch.finfo(logits_BTV.dtype).eps, 3e-5)
-    if (one - other).abs().max() > rounding * one.abs().max():
-        raise InputError(
-            f"base {name!r} is no causal model: what follows changes what is said of the tokens before it"
-        )
 
 
 def check_base(name: str, *, device: str | None, dtype: str | None, offline: bool) -> None:
