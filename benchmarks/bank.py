@@ -149,7 +149,7 @@ def main() -> None:
         "bank", base,
         {"peft": peft.__version__, "rank": options.rank, "dropout": options.dropout, "batch": options.batch, "length": length,
          "steps": options.steps, "matmul_flops": round(peak_flops), "results": results},
-        options.write,
+        options,
     )  # fmt: skip
 
 

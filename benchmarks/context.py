@@ -85,7 +85,7 @@ def main() -> None:
         "context", base,
         {"context_tokens": len(prefix), "context_cut": cut, "questions": len(questions), "new_tokens": options.new_tokens, "rows": options.rows,
          "questions_per_second": round(1 / statistics.median(found["shared"]), 1), **values},
-        options.write,
+        options,
     )  # fmt: skip
 
 

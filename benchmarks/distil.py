@@ -111,7 +111,7 @@ def main() -> None:
          "teacher_pieces": forms.pieces, "teacher_tokens": teacher.tokens, "teacher_seconds": round(only, 3),
          "seconds": [round(statistics.median(values), 2) for values in zip(*seconds, strict=True)],
          "ratio_median": round(statistics.median(ratios), 2), "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)]},
-        options.write,
+        options,
     )  # fmt: skip
 
 

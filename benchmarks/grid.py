@@ -50,7 +50,7 @@ def process(arguments: list[str], folder: Path, *, log: Path | None = None) -> d
                     ready is None
                     and log is not None
                     and log.exists()
-                    and '"event": "start"' in log.read_text()
+                    and '"event": "stage-start"' in log.read_text()
                 ):
                     ready = time.monotonic() - began
         except BaseException:  # stopped by hand: the process must not go on alone
@@ -103,7 +103,7 @@ def loramem_way(options: argparse.Namespace, assignments: list[str], folder: Pat
     words += ["--store", str(folder / "store"), "--out", str(out)]
     timing = process(words, folder, log=out / "log.jsonl")
     events = [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    stage = {event["stage"]: event["seconds"] for event in events if event["event"] == "stop"}
+    stage = {event["stage"]: event["seconds"] for event in events if event["event"] == "stage-end"}
     if timing["ready"] is None or set(stage) != {"train", "read"}:
         sys.exit(
             f"the run's log holds the stages {sorted(stage)}, not read and train: what is timed has changed"

@@ -111,7 +111,7 @@ def main() -> None:
         "merge", base,
         {"peft": peft.__version__, "modules": options.modules, "parents": options.parents, "rank": options.rank, "steps": options.steps,
          "facts": options.facts, "sets": len(sets), "repeats": options.repeats, "results": results},
-        options.write,
+        options,
     )  # fmt: skip
 
 

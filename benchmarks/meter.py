@@ -31,6 +31,9 @@ def common(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--device", default=None)
     parser.add_argument("--dtype", default=None)
     parser.add_argument("--write", action="store_true", help="keep the JSON under benchmarks/results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where --write keeps it")
+    parser.add_argument("--name", help="of the bench in the JSON and its file, where it is run twice")
+    parser.add_argument("--commit", help="what this is a copy of, where there is no checkout to ask")
     return parser.parse_args()
 
 
@@ -94,19 +97,21 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = Non
     return 2 * size**3 / best
 
 
-def finish(bench: str, base: Base, values: dict, write: bool) -> None:
+def finish(bench: str, base: Base, values: dict, options: argparse.Namespace) -> None:
     """Print the bench's one JSON line, and keep it under benchmarks/results if asked."""
+    bench = options.name or bench
+    code = code_state() or ({"commit": options.commit, "changed": None} if options.commit else {})
     processor = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else _processor()
     line = {
         "bench": bench, "date": time.strftime("%Y-%m-%d"), "device": base.device.type, "processor": processor,
         "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
         "base": base.fingerprint[:12], "base_parameters": base.parameters, "dtype": str(base.dtype).removeprefix("torch."),
-        "code": code_state(), **values,
+        "code": code, **values,
     }  # fmt: skip
     print(json.dumps(line))
-    if write:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{bench}-{'cpu' if base.device.type == 'cpu' else 'cuda'}.json"
+    if options.write:
+        options.results.mkdir(parents=True, exist_ok=True)
+        path = options.results / f"{bench}-{'cpu' if base.device.type == 'cpu' else 'cuda'}.json"
         path.write_text(json.dumps(line, indent=1) + "\n")
 
 

@@ -69,7 +69,7 @@ def main() -> None:
         {"modules": options.modules, "rank": options.rank, "rows": options.rows, "questions": len(requests), "new_tokens": options.new_tokens,
          "ratio_median": round(statistics.median(ratios), 2), "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
          "share_of_base_rate": round(statistics.median(shares), 3), "questions_per_second": round(statistics.median(rates), 1), "peak_bytes": peak},
-        options.write,
+        options,
     )  # fmt: skip
 
 
