@@ -20,14 +20,15 @@ part() {  # part SECONDS NAME COMMAND...
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-part 130 bank python3 benchmarks/bank.py "${big[@]}" "${keep[@]}" --modules 1,4,16 --rank 16 --steps 12
-part 70 read python3 benchmarks/read.py "${big[@]}" "${keep[@]}"
-part 60 context python3 benchmarks/context.py "${big[@]}" "${keep[@]}" --tokens 4000 --questions 48 --single 6
-part 70 distil python3 benchmarks/distil.py "${big[@]}" "${keep[@]}" --repeats 2
-part 90 study python3 -m loramem study run quick --device cuda --offline --store "$scratch/store" --out "$scratch/run"
-part 60 repeat-small python3 benchmarks/repeat.py "${small[@]}" "${keep[@]}" --name repeat
-part 60 repeat-large python3 benchmarks/repeat.py "${big[@]}" "${keep[@]}" --name repeat-8b --steps 10
-part 120 proofs env LORAMEM_TEST_DEVICE=cuda python3 -m pytest -p no:cacheprovider -n 8 --no-header --tb=line -p no:warnings \
+python3 -c 'import peft, loramem.api' || exit 2
+part 110 bank python3 benchmarks/bank.py "${big[@]}" "${keep[@]}" --modules 1,4,16 --rank 16 --steps 10
+part 50 read python3 benchmarks/read.py "${big[@]}" "${keep[@]}"
+part 50 context python3 benchmarks/context.py "${big[@]}" "${keep[@]}" --tokens 4000 --questions 48 --single 6
+part 50 repeat python3 benchmarks/repeat.py "${small[@]}" "${keep[@]}" --name repeat
+part 90 proofs env LORAMEM_TEST_DEVICE=cuda python3 -m pytest -p no:cacheprovider -n 8 --no-header --tb=line -p no:warnings \
   tests/training tests/inference tests/modules/test_bank.py tests/modules/test_variants.py tests/modules/test_padding.py
-part 60 merge python3 benchmarks/merge.py --base llama-3.2-1b --dtype bfloat16 "${keep[@]}" --modules 4 --steps 20 --few 2 --repeats 2 \
+part 80 study python3 -m loramem study run quick --device cuda --offline --store "$scratch/store" --out "$scratch/run"
+part 50 distil python3 benchmarks/distil.py "${big[@]}" "${keep[@]}" --repeats 2
+part 50 repeat-8b python3 benchmarks/repeat.py "${big[@]}" "${keep[@]}" --name repeat-8b --steps 10
+part 50 merge python3 benchmarks/merge.py --base llama-3.2-1b --dtype bfloat16 "${keep[@]}" --modules 4 --steps 20 --few 2 --repeats 2 \
   --rules cat,linear-factors,ties-factors,svd-delta
