@@ -33,7 +33,7 @@ def common(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="keep the JSON under benchmarks/results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where --write keeps it")
     parser.add_argument("--name", help="of the bench in the JSON and its file, where it is run twice")
-    parser.add_argument("--commit", help="what this is a copy of, where there is no checkout to ask")
+    parser.add_argument("--commit", help="of which this is an unchanged copy, where the copy is no checkout of it")
     return parser.parse_args()
 
 
@@ -100,7 +100,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = Non
 def finish(bench: str, base: Base, values: dict, options: argparse.Namespace) -> None:
     """Print the bench's one JSON line, and keep it under benchmarks/results if asked."""
     bench = options.name or bench
-    code = code_state() or ({"commit": options.commit, "changed": None} if options.commit else {})
+    code = {"commit": options.commit, "changed": False} if options.commit else code_state()
     processor = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else _processor()
     line = {
         "bench": bench, "date": time.strftime("%Y-%m-%d"), "device": base.device.type, "processor": processor,

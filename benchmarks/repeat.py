@@ -21,6 +21,7 @@ from loramem.modules.bank import Bank
 from loramem.modules.spec import Budget, LoraSpec, Objective, Optimizer
 from loramem.sources.catalogue import load_source
 from loramem.synthesis import synthesize
+from loramem.synthesis.contexts import teacher_forms
 from loramem.training import Teacher, Trained, TrainJob, bucket_length, train_modules
 
 SMALL = 10**8
@@ -30,12 +31,14 @@ SMALL = 10**8
 def jobs_of(base: Base, *, rank: int, steps: int) -> list[TrainJob]:
     """One module of every kind whose arithmetic is its own. Dropout has two, for its masks are drawn per module."""
     source = load_source({"name": "phonebook", "sizes": [1000]}, base.prompts.count)[0]
-    examples = synthesize(source.documents).encode(base.prompts)
+    supervision = synthesize(source.documents)
+    examples = supervision.encode(base.prompts)
+    forms = teacher_forms(supervision, source.documents, base.prompts, context_tokens=512)
     length = bucket_length(examples, base.context_length)
 
     def job(key: str, seed: int = 0, objective: str = "ntp", **spec) -> TrainJob:
         optimizer = Optimizer(lr=0.002, batch=8)
-        taught = examples if objective == "dcd" else ()
+        taught = forms.examples if objective == "dcd" else ()
         return TrainJob(
             key, LoraSpec(rank=rank, **spec), Objective(name=objective), optimizer, steps, seed, examples, length,
             Budget(steps=steps, snapshots=(0,)), taught,

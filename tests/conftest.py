@@ -17,8 +17,6 @@ from loramem.cli import main
 from tiny import FAMILIES, make_checkpoint
 
 torch.set_num_threads(1)
-DEVICE = os.environ.get("LORAMEM_TEST_DEVICE", "cpu")
-"""Where the tiny bases compute: the proofs of training and reading hold on an accelerator too."""
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 
 
@@ -31,7 +29,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def bases(checkpoints) -> dict[str, Base]:
     return {
-        family: load_base(str(folder), device=DEVICE, dtype="float32", offline=True)
+        family: load_base(str(folder), device="cpu", dtype="float32", offline=True)
         for family, folder in checkpoints.items()
     }
 
