@@ -33,7 +33,9 @@ def common(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="keep the JSON under benchmarks/results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where --write keeps it")
     parser.add_argument("--name", help="of the bench in the JSON and its file, where it is run twice")
-    parser.add_argument("--commit", help="of which this is an unchanged copy, where the copy is no checkout of it")
+    parser.add_argument(
+        "--commit", help="of which this is an unchanged copy, where the copy is no checkout of it"
+    )
     return parser.parse_args()
 
 
