@@ -17,7 +17,6 @@ from loramem.base.model import Base
 from loramem.base.prompts import Encoded
 from loramem.core.errors import InputError, LoramemError, nearest
 from loramem.core.files import read_json, read_text
-from loramem.core.secrets import masked
 from loramem.modules.importing import read_adapter
 from loramem.modules.merged import Merging, Parent, merge_many, merged_recipe, weights_for
 from loramem.modules.peft_format import CONFIG, adapter_config
@@ -88,9 +87,7 @@ def run_study(
         write_tables(result.summary, out / "tables")
         render(result.info, result.summary, out)
 
-    return execute(
-        study, base, store, out, command=masked(command), rows=rows, progress=progress, finish=report
-    )
+    return execute(study, base, store, out, command=command, rows=rows, progress=progress, finish=report)
 
 
 def train_one(supervision: Path, config: ModuleConfig, **options: Any) -> StoredModule:

@@ -22,10 +22,13 @@ import yaml
 
 from loramem.core.config import parse
 from loramem.core.errors import Corrupt, Faults, InputError, LoramemError, RunFailed, UnknownName
+from loramem.core.files import read_json, read_jsonl
 from loramem.core.secrets import hidden, known, masked, named
+from loramem.modules.store import Store
 from loramem.sources.remote import download
 from loramem.studies import spec
 from loramem.studies.progress import Progress
+from loramem.studies.run import execute
 from loramem.studies.series import run_series
 from loramem.studies.work import explain
 from loramem.synthesis.completing import Ask, Failure
@@ -377,6 +380,14 @@ def test_the_log_of_a_run_is_without_secrets(tmp_path, capsys):
     progress.note(f"https://h/?token={IN_URLS['query']} failed")
     assert found_in(EVERY, tmp_path, capsys.readouterr().out) == []
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_command_that_a_caller_gives_is_kept_without_secrets(bases, tmp_path):
+    out = tmp_path / "run"
+    command = f"mine.py --set x.api_key={IN_URLS['query']}"
+    execute(study(**PHONES), bases["llama"], Store(tmp_path / "store"), out, command=command)
+    kept = [read_json(out / "environment.json")["command"], read_jsonl(out / "log.jsonl")[0]["command"]]
+    assert kept == ["mine.py --set x.api_key=***"] * 2 and found_in(EVERY, out) == []
 
 
 def test_what_a_study_shows_of_itself_is_without_secrets():

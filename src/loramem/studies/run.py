@@ -15,6 +15,7 @@ from loramem.answering.routers import ROUTERS
 from loramem.base.model import Base
 from loramem.core.errors import InputError
 from loramem.core.files import write_text
+from loramem.core.secrets import masked
 from loramem.modules.store import Store
 from loramem.retrieval.embed import load_embedder
 from loramem.studies.capacity import module_facts
@@ -157,6 +158,7 @@ def execute(
     body = {"scale": study.scale, **study.body}
     legs: list[Leg] = []
     outcome = Outcome()
+    command = masked(command)  # a caller's own words, too, may hold a key
     about = {"command": command, "study": study.name, "scale": study.scale, "version": __version__}
     try:
         with progress.running(**about, code=code_state()):
