@@ -92,7 +92,12 @@ def compared(name: str, own: Row, other_name: str, other: Row) -> str:
 
 
 def paid(points: Sequence[dict], own: Row, name: str, other: Row) -> list[str]:
-    """After how many questions on the whole source the modules have cost less than another reading, in seconds and in tokens."""
+    """After how many questions on the whole source the modules have cost less than another reading, in seconds and in tokens.
+
+    >>> point = {"cell": "m", "against": "icl", "asked": "one", "of": "source", "unit": "seconds"}
+    >>> paid([point | {"questions": {"high": 515, "low": 444, "median": 461}}], {"cell": "m"}, "reading", {"cell": "icl"})
+    ['counted in seconds, modules have cost less than reading after 461 [444, 515] questions']
+    """
     found = []
     for one in points:
         if (one["cell"], one["against"], one["asked"], one["of"]) == (
@@ -102,8 +107,10 @@ def paid(points: Sequence[dict], own: Row, name: str, other: Row) -> list[str]:
             "source",
         ):
             count = one["questions"]
-            said = [f"{value:,}" if value is not None else "never" for value in count.values()]
-            bracket = "" if count["low"] == count["high"] else f" [{said[1]}, {said[2]}]"
-            when = f"after {said[0]}{bracket} questions" if count["median"] is not None else f"never{bracket}"
+            median, low, high = (
+                "never" if count[key] is None else f"{count[key]:,}" for key in ("median", "low", "high")
+            )
+            bracket = "" if low == high else f" [{low}, {high}]"
+            when = f"after {median}{bracket} questions" if count["median"] is not None else f"never{bracket}"
             found.append(f"counted in {one['unit']}, modules have cost less than {name} {when}")
     return found
