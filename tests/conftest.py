@@ -18,6 +18,7 @@ from tiny import FAMILIES, make_checkpoint
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup ignores this one: what tests start inherits both
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from loramem.core.files import read_json
 from loramem.studies.findings import analysis_of, main_budget, share
 from loramem.studies.supervised import beside, shown
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results"
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "wide"
 
 
 def of(question: str) -> tuple[dict, dict[str, tuple[str, str]]]:
