@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from loramem.report import reading_figures as figures
 from loramem.report import variant_figures
 from loramem.report.gallery import KINDS, draw, material
+from loramem.studies import spec
 from loramem.studies.findings import Findings
+from loramem.studies.grid import scales_of
 from readings_madeup import ABLATION, cell, chronicles, compared, level, summary
 
 AT = ("chronicles", "exact_match", "heldout")
@@ -223,6 +225,20 @@ def test_each_kind_is_drawn_where_its_results_are_and_nowhere_else():
         )
         == set()
     )
+
+
+@pytest.mark.parametrize("scale", ["quick", *scales_of(spec.read_document("q14"))])
+def test_q14_has_its_heat_map_at_every_scale(scale):
+    study = spec.load("q14", scale=scale)
+    (source,) = {key for contrast in study.file.contrasts for key in contrast["sources"]}
+    cells = [
+        cell(
+            "routed", source=source, partition="chunk", router="embedding", budget=one.config.budget.label,
+            lr=one.config.optimizer.lr, alpha=one.config.spec.alpha,
+        )
+        for one in study.points[source]
+    ]  # fmt: skip
+    assert "swept" in kinds(summary(cells), source)
 
 
 def test_the_report_draws_them_with_any_cell_missing(tmp_path):

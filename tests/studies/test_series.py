@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +14,9 @@ from loramem.core.errors import Faults, InputError, RunFailed
 from loramem.core.files import read_json
 from loramem.core.storage import StorageFailed, fatal
 from loramem.modules.store import Store
-from loramem.studies import series, spec
+from loramem.studies import estimates, series, spec
 from loramem.studies.costs import module_costs
-from loramem.studies.estimates import dry_run
+from loramem.studies.estimates import ASIDE_SECONDS, dry_run, foresee
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
 from loramem.studies.run import execute
@@ -103,7 +104,7 @@ def test_what_fails_is_noted_the_rest_goes_on_and_nothing_is_trained_twice(bases
         "== 2 of 3: broken",
         "== 3 of 3: second",
     ]
-    assert "left" not in lines[0] and all("left" in line for line in lines[1:])
+    assert not any("left" in line for line in lines), "nothing was foreseen"
 
     del studies["broken"]
     again = series.run_series(studies, run_with(bases["llama"], store, done), out, say=said.append)
@@ -173,19 +174,54 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(tmp_path):
 
 
 # -- what is counted ---------------------------------------------------------------------------------
-def test_the_time_left_counts_a_shared_module_once():
-    one, same, more = (
-        series.weights_of(of("a", "b") | of("c", **changes))
-        for changes in (
-            {},
-            {"modules__spec__rank": [1, 3]},
-            {"sources__phonebook__sizes": [60, 300], "seeds": 3},
-        )
-    )
-    share = series.OTHER_WORK
-    assert one == [2 + 2 * share, 2 * share, 2 * share]
-    assert same[2] == 2 + 4 * share, "the two of rank 3 are new"
-    assert more[2] == (6 - 2) + 6 * share
+def test_what_is_foreseen_counts_shared_work_once_and_nothing_that_is_kept(bases, tmp_path):
+    base, store = bases["llama"], Store(tmp_path / "store")
+    studies = of("a", "b") | of("more", modules__spec__rank=[1, 3]) | of("alone", modules__spec__rank=[3])
+    first, same, more, alone = foresee(studies, base, store, rows=16)
+    assert first > same == ASIDE_SECONDS and more > ASIDE_SECONDS and alone == ASIDE_SECONDS
+    (lonely,) = foresee({"alone": studies["alone"]}, base, store, rows=16)
+    assert lonely > ASIDE_SECONDS, "nobody trained it before"
+    for name in ("a", "more"):
+        execute(studies[name], base, store, tmp_path / name, progress=Progress(live=False))
+    assert foresee(studies, base, store, rows=16) == [ASIDE_SECONDS] * 4
+
+
+def test_what_is_foreseen_grows_with_the_bases_and_a_study_that_cannot_be_planned_takes_nothing(
+    bases, tmp_path
+):
+    store = Store(tmp_path / "store", look=True)
+    one, three, broken = study(**SMALL), study(**SMALL), study(**SMALL)
+    three.bases, broken.sources = ("a", "b", "c"), None
+    (seconds,) = foresee({"one": one}, bases["llama"], store, rows=16)
+    (thrice,) = foresee({"three": three}, bases["llama"], store, rows=16)
+    assert thrice - ASIDE_SECONDS == pytest.approx(3 * (seconds - ASIDE_SECONDS))
+    assert foresee({"broken": broken, "one": one}, bases["llama"], store, rows=16) == [0.0, seconds]
+
+
+def test_supervision_that_is_not_written_yet_leaves_the_time_left_open(bases, tmp_path, monkeypatch):
+    real = estimates.make_plan
+
+    def unwritten(*given):
+        return replace(real(*given), lost=[{"cell": "c", "seed": None, "error": "not written"}])
+
+    monkeypatch.setattr(estimates, "make_plan", unwritten)
+    store = Store(tmp_path / "store", look=True)
+    assert foresee(of("only"), bases["llama"], store, rows=16) == [None]
+
+
+def test_the_time_left_follows_what_is_foreseen(tmp_path, monkeypatch):
+    now = iter([0.0, *(at for at in (0.0, 10.0, 30.0) for _ in range(3))])
+    monkeypatch.setattr(series.time, "perf_counter", lambda: next(now))
+    said: list[str] = []
+    series.run_series(
+        of("a", "b", "c"), lambda one, where: SimpleNamespace(failures=[]), tmp_path, foresee=lambda: [1.0, 2.0, 3.0], say=said.append
+    )  # fmt: skip
+    assert said == [
+        "planning 3 studies",
+        "== 1 of 3: a, 0:00 so far",
+        "== 2 of 3: b, 0:10 so far, about 0:50 left",
+        "== 3 of 3: c, 0:30 so far, about 0:30 left",
+    ]
 
 
 def test_a_dry_run_counts_shared_modules_once(bases, tmp_path):

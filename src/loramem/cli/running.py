@@ -221,6 +221,7 @@ def _run_all(
     from loramem.report.overview import overview
     from loramem.studies import series
     from loramem.studies.estimates import dry_run as dry_run_of
+    from loramem.studies.estimates import foresee
     from loramem.studies.progress import clock
     from loramem.studies.provenance import shown_command
 
@@ -255,7 +256,13 @@ def _run_all(
                 charted = _charted(track, study, where, offline)
                 return run_study(study, find, store, where, command=command, rows=rows, progress=charted)
 
-            status = series.run_series(studies, one, folder, command=command, say=say)
+            def ahead() -> list[float | None]:
+                first = next(iter(studies.values())).bases[0]  # loaded in any case
+                return foresee(studies, bases(first), store, rows=rows)
+
+            status = series.run_series(
+                studies, one, folder, foresee=ahead if fleet is None else None, command=command, say=say
+            )
     finally:  # also after Ctrl-C: what is finished is in the report
         if (folder / series.STATUS).exists():
             path, members = overview(folder)

@@ -89,10 +89,13 @@ def has_hops(m: Material) -> bool:
 
 
 def trained_in_ways(m: Material) -> bool:
-    """Whether the same chunks' modules were trained at several rates or scales, and chosen among."""
+    """Whether the same chunks' modules were trained at several rates or scales, each for several budgets, and chosen among.
+
+    Two budgets with a rate each are none: those are one contrast.
+    """
     own = m.every[m.every["reading"].isin(["routed", "merged"]) & (m.every["partition"] == "chunk")]
     return (
-        len(own[["lr", "alpha"]].drop_duplicates()) > 2
+        len(own[["lr", "alpha"]].drop_duplicates()) > 1
         and len(own[["budget", "lr", "alpha"]].drop_duplicates()) > 3
     )
 

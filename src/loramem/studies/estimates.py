@@ -1,18 +1,20 @@
-"""What a study would cost, before anything is spent: counted, and timed by a few probe steps."""
+"""What studies would cost, before anything is spent: counted, timed by a few probe steps, and beside each other."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from loramem.base.model import Base
 from loramem.core.errors import RunFailed
 from loramem.modules.store import Store
+from loramem.studies.cells import ModulePlan
 from loramem.studies.learning import Synthesis
-from loramem.studies.plan import make_plan
+from loramem.studies.plan import Plan, make_plan
 from loramem.studies.spec import Study
 from loramem.studies.tuning import plan_sweeps
+from loramem.studies.workload import machine_of, reading_items, training_items
 from loramem.training import TrainJob, train_modules
 from loramem.training.packing import Queue
 
@@ -26,10 +28,7 @@ def dry_run(study: Study, base: Base, store: Store, *, rows: int, counted: set[s
         store: Where answers are kept; `Store(look=True)` makes no folder.
         counted: Modules that other studies train already, which cost nothing here; those of this study are added.
     """
-    synthesis = Synthesis(base, store.completions, pieces=study.file.chunking, dry=True)
-    sweeps = plan_sweeps(study, base, synthesis)
-    swept = {m.id: m for found in sweeps.values() for candidate in found for m in candidate.modules}
-    plan = make_plan(study, base, synthesis)
+    swept, plan = _planned(study, base, store)
     every = swept | plan.modules
     counted = set() if counted is None else counted
     jobs = [module.job for identity, module in every.items() if identity not in counted]
@@ -38,6 +37,50 @@ def dry_run(study: Study, base: Base, store: Store, *, rows: int, counted: set[s
         "sweep_modules": len(swept), **plan.counts(), "shared_modules": len(every) - len(jobs), "supervision_not_made": len(plan.lost),
         **{key: round(value, 3) for key, value in estimate(jobs, base, rows=rows).items()},
     }  # fmt: skip
+
+
+def _planned(study: Study, base: Base, store: Store) -> tuple[dict[str, ModulePlan], Plan]:
+    """The modules of a study's sweeps, every one tried, and its plan. No model is asked for supervision."""
+    synthesis = Synthesis(base, store.completions, pieces=study.file.chunking, dry=True)
+    sweeps = plan_sweeps(study, base, synthesis)
+    swept = {m.id: m for found in sweeps.values() for candidate in found for m in candidate.modules}
+    return swept, make_plan(study, base, synthesis)
+
+
+ASIDE_SECONDS = 15.0
+"""Of a study beside training and reading: planning, scoring, figures (20 on two cores for the larger ones of `study run all --scale laptop`)."""
+
+
+def foresee(studies: Mapping[str, Study], base: Base, store: Store, *, rows: int) -> list[float | None]:
+    """Seconds that each study of a series would still take, as far as shapes tell: meant beside each other, for the time left.
+
+    What the store holds, or a study before it makes, costs nothing. Bases other than this one count as if they were it. Merging
+    and timed answers are left out (`studies.workload`), so studies that merge much are taken for too short.
+
+    Returns:
+        None for a study that cannot be foreseen, as part of its supervision is not written yet; 0 for one that cannot be planned.
+    """
+    machine = machine_of(base)
+    made: set[str] = set()
+    found: list[float | None] = []
+    for study in studies.values():
+        try:
+            swept, plan = _planned(study, base, store)
+        except (
+            Exception
+        ):  # the study fails at that when its turn comes, and is told; an estimate ends nothing
+            found.append(0.0)
+            continue
+        modules = swept | plan.modules
+        tasks = {task.identity(base): task for cell in plan.cells for task in cell.tasks}
+        train = set(store.lacking("modules", modules)) - made
+        read = set(store.lacking("readings", tasks)) - made
+        made |= train | read
+        items = training_items([modules[key].job for key in train], machine)
+        items += reading_items({key: tasks[key] for key in read}, machine, rows=rows)
+        seconds = len(study.bases) * sum(item.seconds for item in items) + ASIDE_SECONDS
+        found.append(None if plan.lost else seconds)
+    return found
 
 
 PROBE_STEPS = 4

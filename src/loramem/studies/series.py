@@ -6,11 +6,10 @@ that fails as a whole is noted and the others go on.
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +150,7 @@ def run_series(
     run: Callable[[Study, Path], Any],
     out: Path,
     *,
+    foresee: Callable[[], Sequence[float | None]] | None = None,
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> Status:
@@ -158,7 +158,8 @@ def run_series(
 
     Args:
         run: Runs one study into a folder; gives its result, whose `failures` are cells without one.
-        say: Shows one line per study: its number, time so far, and what is left, estimated from the modules not trained yet.
+        foresee: Tells what each study should take beside the others (`studies.estimates.foresee`), in any unit.
+        say: Shows one line per study: its number, time so far, and what is left where all that comes is foreseen.
 
     Raises:
         InputError: `out` cannot be written.
@@ -177,12 +178,15 @@ def run_series(
     )
     status.save(out)
     began = time.perf_counter()
-    weights = weights_of(studies)
+    if foresee is not None:
+        say(f"planning {len(studies)} studies")
+    expected = [None] * len(studies) if foresee is None else foresee()
     for number, (name, study) in enumerate(studies.items(), start=1):
         entry = status.studies[number - 1]
-        spent, done = time.perf_counter() - began, sum(weights[: number - 1])
-        left = f", about {clock(spent * sum(weights[number - 1 :]) / done)} left" if done else ""
-        say(f"== {number} of {len(studies)}: {name}, {clock(spent)} so far{left}")
+        spent = time.perf_counter() - began
+        left = time_left(spent, expected[: number - 1], expected[number - 1 :])
+        told_left = "" if left is None else f", about {clock(left)} left"
+        say(f"== {number} of {len(studies)}: {name}, {clock(spent)} so far{told_left}")
         start = time.perf_counter()
         try:
             result = run(study, out / name)
@@ -208,35 +212,15 @@ def run_series(
     return status
 
 
-OTHER_WORK = 0.25
-"""Reading and scoring a module beside training it, roughly: only for the estimate of the time left."""
+def time_left(spent: float, done: Sequence[float | None], rest: Sequence[float | None]) -> float | None:
+    """Seconds left at the pace of what is done; None where that cannot be said.
 
-
-def weights_of(studies: Mapping[str, Study]) -> list[float]:
-    """The share of the work that each study is, as far as its file tells: modules that no study before it declares, and what is read."""
-    seen: set[tuple] = set()
-    found = []
-    for study in studies.values():
-        own = set(_declared(study))
-        found.append(len(own - seen) + OTHER_WORK * len(own))
-        seen |= own
-    return found
-
-
-def _declared(study: Study) -> Iterator[tuple]:
-    """What tells one module of a study from another, without building its sources."""
-    for key, points in study.points.items():
-        source = study.sources[key].model_dump_json(exclude={"sizes"})
-        sizes = study.file.sources[key].get("sizes", [None])
-        for point in points:
-            recipes = [
-                one.model_dump_json()
-                for one in study.supervisions
-                if point.supervisions is None or one.recipe in point.supervisions
-            ]
-            yield from itertools.product(
-                [source], [size for size in sizes if point.sizes is None or size in point.sizes],
-                [way for way in study.partitions if point.partitions is None or way in point.partitions],
-                [one.model_dump_json() for one in point.tried or (point.config,)],
-                recipes, study.bases, range(study.file.seeds),
-            )  # fmt: skip
+    >>> time_left(60.0, [10.0, 20.0], [5.0, 10.0])
+    30.0
+    >>> time_left(60.0, [10.0], [5.0, None]) is None, time_left(0.0, [], [5.0]) is None
+    (True, True)
+    """
+    before, after = ([one for one in part if one is not None] for part in (done, rest))
+    if len(before) < len(done) or len(after) < len(rest) or not sum(before):
+        return None
+    return spent * sum(after) / sum(before)
