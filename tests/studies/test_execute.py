@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ from loramem.modules.bank import Bank
 from loramem.modules.layer import BankedLinear
 from loramem.modules.store import MODULE_MARKER, Store
 from loramem.studies import work
-from loramem.studies.execute import Outcome, train_missing
+from loramem.studies.execute import Outcome, read_missing, train_missing
 from loramem.studies.executors import Local
 from loramem.studies.plan import make_plan
 from loramem.studies.progress import Progress
@@ -124,3 +125,29 @@ def test_what_is_saved_does_not_depend_on_when_it_is(bases, planned, tmp_path, m
     store, _ = train(planned[:1], bases["llama"], tmp_path)
     config = read_json(store.module(planned[0].id).folder / peft_format.CONFIG)
     assert sorted(config["target_modules"]) == ["k_proj", "o_proj", "q_proj", "v_proj"]
+
+
+def test_a_damaged_module_fails_its_own_readings_and_no_other(bases, tmp_path):
+    """The eight are read in one call; the seven others are answered as beside a whole one."""
+    base = bases["llama"]
+    plan = make_plan(study(**PHONES, readings=["closed", "module"]), base)
+    whole, _ = train(plan.modules.values(), base, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "hurt")
+    hurt = Store(tmp_path / "hurt")
+    bad = next(iter(plan.modules))
+    weights = hurt.module(bad).folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-64])
+
+    def read(store: Store) -> Outcome:
+        outcome = Outcome()
+        read_missing(plan.cells, base, store, outcome, Progress(live=False), Local(base, store))
+        return outcome
+
+    tasks = {task.identity(base): task for cell in plan.cells for task in cell.tasks}
+    of_bad = {identity for identity, task in tasks.items() if task.module == bad}
+    assert not read(whole).failed_readings and of_bad and len({t.module for t in tasks.values()}) == 9
+    failed = read(hurt).failed_readings
+    assert failed.keys() == of_bad and all(bad[:12] in error for error in failed.values())
+    for identity in tasks.keys() - of_bad:
+        rows = hurt.predictions(identity), whole.predictions(identity)
+        assert [row["prediction"] for row in rows[0]] == [row["prediction"] for row in rows[1]]

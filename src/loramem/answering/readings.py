@@ -22,7 +22,7 @@ A reading is a stem, which says what is switched on, and perhaps `+` what stands
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -237,17 +237,24 @@ def read(
     """Answer every task; tasks that use one module each are read together, each row with its own module.
 
     `on_done(index, done)` is called as soon as a task is complete, so that what is finished is kept when a later one fails. A
-    failure of one group is reported for each of its tasks by `on_fail`.
+    module that cannot be loaded fails its own tasks by `on_fail`, and those beside it are answered without it; any other failure
+    is reported for each task of its group.
     """
     for group in _groups(tasks):
-        try:
-            done = _read(base, [tasks[index] for index in group], store, rows)
-        except Exception as error:  # recorded per cell by the caller; the other groups go on
-            for index in group:
-                on_fail(index, error)
-            continue
-        for index, one in zip(group, done, strict=True):
-            on_done(index, one)
+        waiting = group
+        while waiting:
+            broken: dict[str, Exception] = {}
+            try:
+                done = _read(base, [tasks[index] for index in waiting], store, rows, broken)
+            except Exception as error:  # recorded per cell by the caller; the others go on
+                lost = [index for index in waiting if tasks[index].module in broken] or waiting
+                for index in lost:
+                    on_fail(index, broken.get(tasks[index].module or "", error))
+                waiting = [index for index in waiting if index not in lost]
+                continue
+            for index, one in zip(waiting, done, strict=True):
+                on_done(index, one)
+            break
 
 
 def _groups(tasks: Sequence[ReadingTask]) -> list[list[int]]:
@@ -267,7 +274,22 @@ def _groups(tasks: Sequence[ReadingTask]) -> list[list[int]]:
     return groups
 
 
-def _read(base: Base, tasks: Sequence[ReadingTask], store: Store, rows: int) -> list[Done]:
+def _read(
+    base: Base, tasks: Sequence[ReadingTask], store: Store, rows: int, broken: dict[str, Exception]
+) -> list[Done]:
+    """Answer a group in one call; modules that cannot be loaded are put into `broken` before it fails."""
+
+    def load(keys: Sequence[Hashable]) -> list:
+        found = []
+        for key in map(str, keys):
+            try:
+                found.append(store.module(key).load())
+            except Exception as error:
+                broken[key] = error
+        if broken:
+            raise next(iter(broken.values()))
+        return found
+
     first = tasks[0]
     how = {"rows": rows, "module_on": first.module_on, "letters": first.letters}
     if first.pool is not None:
@@ -285,7 +307,7 @@ def _read(base: Base, tasks: Sequence[ReadingTask], store: Store, rows: int) -> 
         own = task.placed(base)
         asked += own if task.module is None else with_adapter(own, task.module)
         counts.append(len(own))
-    found = answer(base, asked, lambda keys: [store.module(str(key)).load() for key in keys], **how)  # type: ignore[arg-type]
+    found = answer(base, asked, load, **how)  # type: ignore[arg-type]
     rest = iter(found)
     parts = [[next(rest) for _ in range(count)] for count in counts]
     return [Done(part, costs_of(part), []) for part in parts]
