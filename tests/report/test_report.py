@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from loramem.report.figures import by_load
+from loramem.report.figures import by_load, percent_ticks
 from loramem.report.gallery import draw
 from loramem.report.html import headline, render, text_tables
 from loramem.studies.capacity import capacity
@@ -219,3 +220,21 @@ def test_a_study_in_which_nothing_or_everything_is_held_has_its_figures(mean, sa
     drawn = {f["name"]: f["svg"] for f in draw(summary, [], tmp_path, Findings(()))}
     assert {"phonebook-limits", "phonebook-efficiency", "phonebook-bits"} <= drawn.keys()
     assert said in drawn["phonebook-limits"] + drawn["phonebook-efficiency"]
+
+
+@pytest.mark.parametrize("top", [0.06, 0.11, 0.23, 0.35, 0.7, 1.03, 1.35])
+def test_ticks_of_shares_say_what_they_are(top):
+    """Labels have no decimals, so a tick at 2.5 % would be called 2 %."""
+    figure, axis = plt.subplots(figsize=(4, 2))
+    axis.set_xlim(0, 0.05)
+    percent_ticks(axis.xaxis)
+    axis.set_xlim(0, top)  # a reference line may widen an axis afterwards
+    figure.canvas.draw()
+    shown = [(label.get_position()[0], label.get_text()) for label in axis.get_xticklabels()]
+    inside = [(at, text) for at, text in shown if 0 <= at <= top]
+    assert all(
+        text == f"{round(100 * at)}%" and abs(100 * at - round(100 * at)) < 1e-9 for at, text in inside
+    )
+    assert len(inside) >= 3 and max(at for at, _ in shown) <= 1.0 + 1e-9
+    assert top - inside[-1][0] < inside[1][0] or inside[-1][0] == 1.0, "up to the end of the axis"
+    plt.close(figure)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, PercentFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 
 from loramem.core.files import new_file, write_text
 from loramem.core.shown import plain
@@ -142,9 +142,26 @@ def _curve(axis, part: pd.DataFrame, x: str, **style) -> None:
         axis.plot([hole], [0], marker="x", color="crimson", markersize=9, clip_on=False)
 
 
+class WholePercents(MaxNLocator):
+    """Ticks at whole percents, since labels have no decimals, and at none that a share cannot reach."""
+
+    def __init__(self, most: float = 1.0):
+        super().__init__(nbins="auto", steps=[1, 2, 5, 10])
+        self.most = most
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        return [float(tick) for tick in super().tick_values(vmin, vmax) if tick <= self.most + 1e-9]
+
+
+def percent_ticks(axis) -> None:
+    """For an x or y axis of shares."""
+    axis.set_major_locator(WholePercents())
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
 def percent_axis(axis) -> None:
     axis.set_ylim(-0.03, 1.03)
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent_ticks(axis.yaxis)
     axis.grid(axis="y", alpha=0.25)
 
 
@@ -341,8 +358,7 @@ def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
         ],
     )
     axis.set_xlim(0, 1.35)
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axis.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
+    percent_ticks(axis.xaxis)
     axis.set_title(
         f"{source}: {TITLES.get(metric, metric)} {_where(part)}",
         fontsize=10,

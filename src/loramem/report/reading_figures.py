@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
-from loramem.report.figures import MARKERS, TITLES, percent_axis
+from loramem.report.figures import MARKERS, TITLES, WholePercents, percent_axis, percent_ticks
 from loramem.studies.q14.analysis import setting
 from loramem.studies.ways import context, way
 
@@ -87,9 +87,7 @@ def _bars(axis, own: pd.DataFrame, colours: Sequence) -> None:
     axis.invert_yaxis()
     highest = own["ci_high"].max()
     axis.set_xlim(0, 1.3 * (highest if pd.notna(highest) and highest > 0.1 else 0.1))
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    step = 0.25 if axis.get_xlim()[1] > 0.7 else 0.1
-    axis.set_xticks(np.arange(0, min(1.0, axis.get_xlim()[1]) + 1e-9, step))
+    percent_ticks(axis.xaxis)
 
 
 def by_hops(levels: pd.DataFrame, cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:
@@ -296,6 +294,7 @@ def difference_axis(axis, tests: Sequence[tuple[float, float, float]]) -> None:
     span = max(0.05, high - low)
     axis.set_xlim(low - 0.06 * span, high + 0.42 * span)
     axis.axvline(0, color="0.3", linewidth=0.9)
+    axis.xaxis.set_major_locator(WholePercents(most=np.inf))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.0f}" if value else "0"))
     axis.set_xlabel("points")
     axis.grid(axis="x", alpha=0.25)

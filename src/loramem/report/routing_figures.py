@@ -13,9 +13,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter
 
-from loramem.report.figures import MARKERS, TITLES, percent_axis, reading_key, reading_name
+from loramem.report.figures import MARKERS, TITLES, percent_axis, percent_ticks, reading_key, reading_name
 from loramem.studies.chosen import router_name, space
 
 COLOURS = sns.color_palette("colorblind")
@@ -294,8 +293,7 @@ def _bars(axis, own: pd.DataFrame, colours: Sequence, *, share: bool = True) -> 
     highest = own["ci_high"].max() if len(own) else np.nan
     axis.set_xlim(0, 1.45 * (highest if pd.notna(highest) and highest > 0.05 else 0.05))
     if share:
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axis.set_xticks([tick for tick in axis.get_xticks() if tick <= 1.0])
+        percent_ticks(axis.xaxis)
 
 
 def _line(axis, cell: pd.Series | None, name: str, colour, style) -> None:

@@ -8,9 +8,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
-from loramem.report.figures import MARKERS, TITLES, log_scale, percent_axis, reading_key, reading_name
+from loramem.report.figures import (
+    MARKERS,
+    TITLES,
+    log_scale,
+    percent_axis,
+    percent_ticks,
+    reading_key,
+    reading_name,
+)
 
 FAMILIES = ("raw", "published", "rewrite", "summary", "qa", "mixture", "other")
 COLOURS = dict(zip(FAMILIES, sns.color_palette("colorblind", len(FAMILIES)), strict=True))
@@ -80,7 +87,7 @@ def by_supervision(cells: pd.DataFrame, source: str, metric: str, probe: str | N
     axis.set_yticks(range(len(labels)), labels, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlim(0, min(1.25, 1.35 * max([0.2, *part["ci_high"].dropna()])))
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent_ticks(axis.xaxis)
     _title(axis, source, metric, probe, "by supervision")
     if len(others):
         figure.legend(fontsize=7.5, frameon=False, loc="outside lower center", ncols=4)
@@ -195,7 +202,7 @@ def by_generator(
     for _, row in modules[modules["supervision"] == "raw"].iterrows():
         axis.axhline(row["mean"], color=COLOURS["raw"], linestyle="--", linewidth=1.2, label="raw text")
     axis.set_xlabel("wrong values in the supervision (%)")
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent_ticks(axis.xaxis)
     percent_axis(axis)
     _fit(axis, modules)
     axis.set_ylabel(f"{TITLES.get(metric, metric)} (%)")
