@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from loramem.report.figures import by_load, percent_ticks
+from loramem.report.figures import by_load, log_scale, percent_ticks
 from loramem.report.gallery import draw
 from loramem.report.html import headline, render, text_tables
 from loramem.studies.capacity import capacity
@@ -237,4 +237,24 @@ def test_ticks_of_shares_say_what_they_are(top):
     )
     assert len(inside) >= 3 and max(at for at, _ in shown) <= 1.0 + 1e-9
     assert top - inside[-1][0] < inside[1][0] or inside[-1][0] == 1.0, "up to the end of the axis"
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [
+        (350, 7000, ["500", "1,000", "2,000", "5,000"]),
+        (900, 2100, ["900", "1,000", "2,000"]),
+        (0.5, 4e6, ["1", "10", "100", "1,000", "10,000", "100,000", "1M"]),
+    ],
+)
+def test_logarithmic_axes_have_labels_that_can_be_read(low, high, wanted):
+    figure, axis = plt.subplots(figsize=(5.4, 3.6))
+    axis.set_xlim(low, high)
+    log_scale(axis, "x")
+    axis.set_xlim(low, high)
+    figure.canvas.draw()
+    labels = axis.get_xticklabels(which="both")
+    shown = sorted((one.get_position()[0], one.get_text()) for one in labels if one.get_text())
+    assert [text for at, text in shown if low <= at <= high] == wanted
     plt.close(figure)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import Formatter, MaxNLocator, PercentFormatter
 
 from loramem.core.files import new_file, write_text
 from loramem.core.shown import plain
@@ -181,11 +181,25 @@ def rank_axis(axis, ranks: list[int]) -> None:
     axis.set_xlabel("rank of the module")
 
 
-class _PlainNumbers(LogFormatter):
-    """Labels where a logarithmic axis has them by default, as 0.01, 10 and 100,000."""
+def plain_number(x: float) -> str:
+    """A tick of a logarithmic axis.
+
+    >>> [plain_number(x) for x in (0.01, 50.0, 100000.0, 2e6, 1e9)]
+    ['0.01', '50', '100,000', '2M', '1,000M']
+    """
+    return f"{x / 1e6:,g}M" if x >= 1e6 else f"{x:,g}"
+
+
+class _PlainNumbers(Formatter):
+    """Labels at decades; over up to two of them at 2 and 5 as well, where the axis shows but a few ticks at all of these."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:,g}" if super().__call__(x, pos) else ""
+        assert self.axis is not None, "a formatter is asked by its axis"
+        low, high = sorted(self.axis.get_view_interval())
+        seen = np.log10(high / low)
+        first = round(x / 10 ** np.floor(np.log10(x) + 1e-9))
+        labelled = range(1, 10) if seen < 0.5 else (1, 2, 5) if seen < 2 else (1,)
+        return plain_number(x) if first in labelled else ""
 
 
 def log_scale(axis, which: str = "xy") -> None:
@@ -195,6 +209,7 @@ def log_scale(axis, which: str = "xy") -> None:
         own = getattr(axis, f"{name}axis")
         own.set_major_formatter(_PlainNumbers())
         own.set_minor_formatter(_PlainNumbers())
+        own.set_tick_params(which="both", pad=4.0)
 
 
 def by_load(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -> Figure:

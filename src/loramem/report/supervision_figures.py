@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -153,14 +154,14 @@ def per_token(cells: pd.DataFrame, source: str, metric: str, probe: str | None) 
             own["per_module"], own["mean"], yerr=_reach(own), marker=MARKERS[number % len(MARKERS)], linestyle=line,
             color=COLOURS[str(name)], label=str(name), capsize=2, linewidth=1.4,
         )  # fmt: skip
-        for _, row in own.iterrows():
-            axis.annotate(
-                str(row["supervision"]),
-                (row["per_module"], row["mean"]),
-                xytext=(3, 4),
-                textcoords="offset points",
-                fontsize=6,
-            )
+    middle = np.sqrt(modules["per_module"].min() * modules["per_module"].max())
+    # names of neighbours stand above and below in turn, and run towards the middle
+    for place, (_, row) in enumerate(modules.sort_values("per_module", kind="stable").iterrows()):
+        left = row["per_module"] <= middle
+        axis.annotate(
+            str(row["supervision"]), (row["per_module"], row["mean"]), xytext=(4 if left else -4, -9 if place % 2 else 4),
+            textcoords="offset points", ha="left" if left else "right", fontsize=6,
+        )  # fmt: skip
     log_scale(axis, "x")
     axis.set_xlabel("tokens of supervision per module (each example once)")
     percent_axis(axis)
