@@ -49,14 +49,14 @@ def test_routers_stand_from_the_best_down_with_their_routes_in_the_same_row():
     assert [bar.get_width() for bar in right.patches] == pytest.approx(
         [0.8]
     )  # the others' routes were not scored
-    assert words(right) == ["80 [75, 85]", " no result", " no result"]
+    assert words(right) == ["80 [75, 85]", "no result", "no result"]
     named = [line.get_label() for line in left.lines + right.lines]
     assert {"the right module (60 %)", "one module for all (45 %)", "chance, 1 of 4"} <= set(named)
 
 
 def test_a_router_without_a_result_is_last_and_says_so():
     figure = figures.routers(table(without(q09_cells(), "r-bm25")), PAPERS, *HELD)
-    assert labels(figure.axes[0])[-1] == "bm25" and words(figure.axes[0])[-1] == " no result"
+    assert labels(figure.axes[0])[-1] == "bm25" and words(figure.axes[0])[-1] == "no result"
 
 
 def test_sectors_name_how_often_each_entry_was_seen_and_keep_both_large_modules():

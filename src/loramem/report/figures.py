@@ -142,6 +142,25 @@ def _curve(axis, part: pd.DataFrame, x: str, **style) -> None:
         axis.plot([hole], [0], marker="x", color="crimson", markersize=9, clip_on=False)
 
 
+def interval_bar(
+    axis, place: float, row: pd.Series, colour, *, height: float = 0.65, share: bool = True
+) -> None:
+    """A horizontal bar with its interval and both in numbers, in per cent or as they are; a word where there is no result."""
+    if pd.isna(row["mean"]):
+        axis.annotate(
+            "no result", (0.0, place), xytext=(4, 0), textcoords="offset points", va="center", color="crimson", fontsize=8
+        )  # fmt: skip
+        return
+    axis.barh(place, row["mean"], color=colour, height=height)
+    axis.hlines(place, row["ci_low"], row["ci_high"], color="black", linewidth=1.3)
+    scale, digits = (100, 0) if share else (1, 2)
+    mean, low, high = (f"{scale * row[name]:.{digits}f}" for name in ("mean", "ci_low", "ci_high"))
+    axis.annotate(
+        f"{mean} [{low}, {high}]", (max(row["mean"], row["ci_high"]), place), xytext=(4, 0), textcoords="offset points", va="center",
+        fontsize=7.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}, zorder=5,
+    )  # fmt: skip
+
+
 class WholePercents(MaxNLocator):
     """Ticks at whole percents, since labels have no decimals, and at none that a share cannot reach."""
 
@@ -353,18 +372,7 @@ def controls(cells: pd.DataFrame, source: str, metric: str, probe: str | None) -
     figure, axis = plt.subplots(figsize=(5.4, 0.7 + 0.42 * len(order)), layout="constrained")
     for place, reading in enumerate(order):
         row = part[part["key"] == reading].iloc[0]
-        if pd.isna(row["mean"]):
-            axis.text(0.01, place, "no result", va="center", color="crimson")
-            continue
-        axis.barh(place, row["mean"], color="#3b6ea5" if reading == "module" else "0.7", height=0.6)
-        axis.hlines(place, row["ci_low"], row["ci_high"], color="black", linewidth=1.4)
-        axis.text(
-            max(row["mean"], row["ci_high"]) + 0.015,
-            place,
-            f"{100 * row['mean']:.0f} % [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]",
-            va="center",
-            fontsize=8,
-        )
+        interval_bar(axis, place, row, "#3b6ea5" if reading == "module" else "0.7", height=0.6)
     axis.set_yticks(
         range(len(order)),
         [

@@ -15,7 +15,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from loramem.report.figures import MARKERS, TITLES, WholePercents, percent_axis, percent_ticks
+from loramem.report.figures import MARKERS, TITLES, WholePercents, interval_bar, percent_axis, percent_ticks
 from loramem.studies.q14.analysis import setting
 from loramem.studies.ways import context, way
 
@@ -77,13 +77,7 @@ def _colour(row: pd.Series):
 def _bars(axis, own: pd.DataFrame, colours: Sequence) -> None:
     """Horizontal bars from the top with intervals and their numbers."""
     for place, ((_, row), colour) in enumerate(zip(own.iterrows(), colours, strict=True)):
-        if pd.isna(row["mean"]):
-            axis.text(0.01, place, "no result", va="center", color="crimson", fontsize=8)
-            continue
-        axis.barh(place, row["mean"], color=colour, height=0.65)
-        axis.hlines(place, row["ci_low"], row["ci_high"], color="black", linewidth=1.3)
-        text = f"{100 * row['mean']:.0f} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
-        axis.text(max(row["mean"], row["ci_high"]) + 0.01, place, text, va="center", fontsize=7.5)
+        interval_bar(axis, place, row, colour)
     axis.invert_yaxis()
     highest = own["ci_high"].max()
     axis.set_xlim(0, 1.3 * (highest if pd.notna(highest) and highest > 0.1 else 0.1))

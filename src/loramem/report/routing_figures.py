@@ -14,7 +14,15 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from loramem.report.figures import MARKERS, TITLES, percent_axis, percent_ticks, reading_key, reading_name
+from loramem.report.figures import (
+    MARKERS,
+    TITLES,
+    interval_bar,
+    percent_axis,
+    percent_ticks,
+    reading_key,
+    reading_name,
+)
 from loramem.studies.chosen import router_name, space
 
 COLOURS = sns.color_palette("colorblind")
@@ -277,18 +285,8 @@ def merge_distances(
 
 def _bars(axis, own: pd.DataFrame, colours: Sequence, *, share: bool = True) -> None:
     """Horizontal bars with intervals and their numbers, in per cent or as they are."""
-    scale, digits = (100, 0) if share else (1, 2)
     for place, ((_, row), colour) in enumerate(zip(own.iterrows(), colours, strict=True)):
-        if pd.isna(row["mean"]):
-            axis.text(0.0, place, " no result", va="center", color="crimson", fontsize=8)
-            continue
-        axis.barh(place, row["mean"], color=colour, height=0.65)
-        axis.hlines(place, row["ci_low"], row["ci_high"], color="black", linewidth=1.3)
-        text = f"{scale * row['mean']:.{digits}f} [{scale * row['ci_low']:.{digits}f}, {scale * row['ci_high']:.{digits}f}]"
-        axis.annotate(
-            text, (max(row["mean"], row["ci_high"]), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}, zorder=5,
-        )  # fmt: skip
+        interval_bar(axis, place, row, colour, share=share)
     axis.set_ylim(max(len(own), 1) - 0.4, -0.6)  # from the top
     highest = own["ci_high"].max() if len(own) else np.nan
     axis.set_xlim(0, 1.45 * (highest if pd.notna(highest) and highest > 0.05 else 0.05))

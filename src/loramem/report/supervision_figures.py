@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from loramem.report.figures import (
     MARKERS,
     TITLES,
+    interval_bar,
     log_scale,
     percent_axis,
     percent_ticks,
@@ -70,15 +71,7 @@ def by_supervision(cells: pd.DataFrame, source: str, metric: str, probe: str | N
     labels = []
     for place, (_, row) in enumerate(modules.iterrows()):
         labels.append(_label(row, columns))
-        if pd.isna(row["mean"]):
-            axis.text(0.01, place, "no result", va="center", color="crimson", fontsize=8)
-            continue
-        axis.barh(place, row["mean"], color=COLOURS[family(str(row["supervision"]))], height=0.7)
-        axis.hlines(place, row["ci_low"], row["ci_high"], color="black", linewidth=1.3)
-        axis.text(
-            max(row["mean"], row["ci_high"]) + 0.01, place,
-            f"{100 * row['mean']:.0f} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]", va="center", fontsize=7.5,
-        )  # fmt: skip
+        interval_bar(axis, place, row, COLOURS[family(str(row["supervision"]))], height=0.7)
     others = part[part["reading"].isin(["closed", "icl"]) & part["mean"].notna()]
     for (_, row), style in zip(others.iterrows(), (":", "--", "-.", (0, (1, 3))), strict=False):
         name = reading_name(reading_key(row)) + (
