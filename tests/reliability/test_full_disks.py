@@ -119,6 +119,7 @@ def test_disks_that_fill_or_become_read_only_end_a_run_each_time_and_nothing_is_
     goes_on(known, small, kept)
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_ends_a_run_and_nothing_is_lost(known, tmp_path):
     """As with `ulimit -f`, or a file system that holds no large files: first modules are too large, then only the report is."""
     place, plain = Place(tmp_path), known.plain
