@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ from tiny import FAMILIES, make_checkpoint
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup ignores this one: what tests start inherits both
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory) -> Iterator[None]:
+    """Commands without --out write below the current folder: not into the `runs` of whoever runs the tests."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
 
 
 @pytest.fixture(scope="session")
