@@ -209,6 +209,22 @@ def test_supervision_that_is_not_written_yet_leaves_the_time_left_open(bases, tm
     assert foresee(of("only"), bases["llama"], store, rows=16) == [None]
 
 
+def test_a_base_that_cannot_be_planned_with_ends_no_series(tmp_path):
+    def foresee():
+        raise InputError("base 'x' does not load")
+
+    said: list[str] = []
+    status = series.run_series(
+        of("a", "b"),
+        lambda one, where: SimpleNamespace(failures=[]),
+        tmp_path,
+        foresee=foresee,
+        say=said.append,
+    )
+    assert [entry["state"] for entry in status.studies] == ["done", "done"]
+    assert said[0] == "planning 2 studies" and not any("left" in line for line in said)
+
+
 def test_the_time_left_follows_what_is_foreseen(tmp_path, monkeypatch):
     now = iter([0.0, *(at for at in (0.0, 10.0, 30.0) for _ in range(3))])
     monkeypatch.setattr(series.time, "perf_counter", lambda: next(now))

@@ -66,9 +66,7 @@ def foresee(studies: Mapping[str, Study], base: Base, store: Store, *, rows: int
     for study in studies.values():
         try:
             swept, plan = _planned(study, base, store)
-        except (
-            Exception
-        ):  # the study fails at that when its turn comes, and is told; an estimate ends nothing
+        except Exception:  # an estimate ends nothing: the study meets the same in its turn, and it is told
             found.append(0.0)
             continue
         modules = swept | plan.modules

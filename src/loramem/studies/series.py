@@ -178,9 +178,11 @@ def run_series(
     )
     status.save(out)
     began = time.perf_counter()
+    expected: Sequence[float | None] = [None] * len(studies)
     if foresee is not None:
         say(f"planning {len(studies)} studies")
-    expected = [None] * len(studies) if foresee is None else foresee()
+        with suppress(LoramemError):  # of a base that does not load: each study tells it in its turn
+            expected = foresee()
     for number, (name, study) in enumerate(studies.items(), start=1):
         entry = status.studies[number - 1]
         spent = time.perf_counter() - began
