@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from loramem.report.figures import by_load, log_scale, percent_ticks
+from loramem.report.axes import log_scale, percent_ticks
+from loramem.report.figures import by_load
 from loramem.report.gallery import draw
 from loramem.report.html import headline, render, text_tables
 from loramem.studies.capacity import capacity

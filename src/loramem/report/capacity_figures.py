@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from loramem.report.figures import MARKERS, TITLES, load_axis, palette, percent_axis, rank_axis
+from loramem.report.axes import load_axis, percent_axis, rank_axis
+from loramem.report.figures import MARKERS, TITLES, palette
 from loramem.studies.findings import protocol_name
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8f5aa8")

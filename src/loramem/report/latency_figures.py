@@ -10,7 +10,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from loramem.report.figures import MARKERS, log_scale
+from loramem.report.axes import log_scale
+from loramem.report.figures import MARKERS
 
 PARTS = ("context", "route", "load", "merge", "prefill", "decode")
 """As `studies.timed_ways.PARTS`, from left to right."""

@@ -15,7 +15,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from loramem.report.figures import MARKERS, TITLES, WholePercents, interval_bar, percent_axis, percent_ticks
+from loramem.report.axes import WholePercents, interval_bar, percent_axis, percent_ticks
+from loramem.report.figures import MARKERS, TITLES
 from loramem.studies.q14.analysis import setting
 from loramem.studies.ways import context, way
 

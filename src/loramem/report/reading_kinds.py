@@ -89,9 +89,9 @@ def has_hops(m: Material) -> bool:
 
 
 def trained_in_ways(m: Material) -> bool:
-    """Whether the same chunks' modules were trained at several rates or scales, each for several budgets, and chosen among.
+    """Whether the same chunks' modules were trained in at least four ways, at several rates or scales, and chosen among.
 
-    Two budgets with a rate each are none: those are one contrast.
+    Two budgets with a rate each are no such sweep: those are one contrast.
     """
     own = m.every[m.every["reading"].isin(["routed", "merged"]) & (m.every["partition"] == "chunk")]
     return (

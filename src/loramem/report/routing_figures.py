@@ -14,15 +14,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from loramem.report.figures import (
-    MARKERS,
-    TITLES,
-    interval_bar,
-    percent_axis,
-    percent_ticks,
-    reading_key,
-    reading_name,
-)
+from loramem.report.axes import interval_bar, percent_axis, percent_ticks
+from loramem.report.figures import MARKERS, TITLES, reading_key, reading_name
 from loramem.studies.chosen import router_name, space
 
 COLOURS = sns.color_palette("colorblind")

@@ -10,16 +10,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from loramem.report.figures import (
-    MARKERS,
-    TITLES,
-    interval_bar,
-    log_scale,
-    percent_axis,
-    percent_ticks,
-    reading_key,
-    reading_name,
-)
+from loramem.report.axes import interval_bar, log_scale, percent_axis, percent_ticks
+from loramem.report.figures import MARKERS, TITLES, reading_key, reading_name
 
 FAMILIES = ("raw", "published", "rewrite", "summary", "qa", "mixture", "other")
 COLOURS = dict(zip(FAMILIES, sns.color_palette("colorblind", len(FAMILIES)), strict=True))

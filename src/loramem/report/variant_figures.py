@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from loramem.report.figures import MARKERS, TITLES, percent_axis
+from loramem.report.axes import percent_axis
+from loramem.report.figures import MARKERS, TITLES
 from loramem.report.reading_figures import (
     COLOURS,
     cells_at,
